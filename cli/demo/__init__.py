@@ -1,0 +1,1 @@
+"""The demo data that travels with Ratchet."""

@@ -1,0 +1,241 @@
+"""``ratchet``: every command, what it takes, and how its errors are told: one sentence and exit code 2."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.console import Console
+
+from core.errors import BadSettings, RatchetError
+from core.logs import configure_logs
+from core.settings import Settings, load_settings
+
+app = typer.Typer(
+    name="ratchet",
+    help="A model server that learns from its users' corrections and never slips back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state.", show_default=".ratchet")]
+Url = Annotated[str, typer.Option("--url", help="Where the service answers.")]
+Key = Annotated[str | None, typer.Option("--key", help="API key, where the service has keys.", envvar="RATCHET_KEY")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_LOCAL = "http://127.0.0.1:3000"
+
+
+def _settings(**overrides: Any) -> Settings:
+    return load_settings(**{name: value for name, value in overrides.items() if value is not None})
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Prints what it is given: a label or a file name may look like markup."""
+    return Console(stderr=stderr, markup=False, highlight=False)
+
+
+def _check_writable(file: Path | None) -> None:
+    """Before long work, not after it."""
+    try:
+        if file:
+            file.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise BadSettings(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _print_promotion(url: str, key: str | None, path: str, reason: str, **more: str) -> None:
+    from cli.client import Client, print_promotion
+
+    with Client(url, key) as client:
+        print_promotion(client.post(path, {"reason": reason, **more}, field="promotion"), _console())
+
+
+def _program(name: str) -> tuple[Settings, threading.Event]:
+    """Settings, logs and an event that SIGTERM and SIGINT set."""
+    settings = _settings()
+    configure_logs(program=name, level=settings.log_level)
+    stop = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    return settings, stop
+
+
+@app.command()
+def up(
+    seed: Annotated[Path | None, typer.Option(help="Labelled JSON Lines; without it, the demo data.")] = None,
+    home: Home = None,
+    port: Annotated[int | None, typer.Option(help="Port of the service.", show_default="3000")] = None,
+    kafka: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a Kafka broker; without it, the embedded log.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="Folder or hub id of the encoder to start from.")] = None,
+) -> None:
+    """Start everything: first model, service, feedback consumer and trainer. Ctrl-C ends all of it."""
+    from cli.up import Up
+
+    log_url = f"kafka://{kafka}" if kafka else None
+    settings = _settings(home=home.resolve() if home else None, port=port, log_url=log_url, base_model=base)
+    raise typer.Exit(Up(settings, seed).run())
+
+
+@app.command()
+def service() -> None:
+    """Run the service alone."""
+    from service.run import main as run_service
+
+    run_service()
+
+
+@app.command()
+def feedback() -> None:
+    """Run the feedback consumer alone."""
+    settings, stop = _program("feedback")
+    from feedback.consumer import run_feedback
+
+    run_feedback(settings, stop)
+
+
+@app.command()
+def trainer() -> None:
+    """Run the trainer alone."""
+    # Torch's threads otherwise burn the cores that serving needs while they wait for each other; read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    settings, stop = _program("trainer")  # first: what is wrong with it is told at once
+    from trainer.loop import run_trainer
+
+    run_trainer(settings, stop)
+
+
+@app.command()
+def seed(file: Annotated[Path, typer.Argument(help="Labelled JSON Lines.")], home: Home = None) -> None:
+    """Check a labelled file and store it as the first examples."""
+    from cli.seeding import load_seed
+
+    load_seed(_settings(home=home), file, _console())
+
+
+@app.command()
+def status(home: Home = None, as_json: Json = False) -> None:
+    """Say what each part is doing."""
+    from cli.status import collect_status, print_status
+
+    found = collect_status(_settings(home=home))
+    console = _console()
+    if as_json:
+        console.print_json(data=found)
+    else:
+        print_status(found, console)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="Labelled JSON Lines, played from its first line to its last.")],
+    url: Url = _LOCAL,
+    rate: Annotated[float, typer.Option(min=0, help="Texts a second; 0: as fast as they are answered.")] = 0.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many texts.")] = None,
+    window: Annotated[int, typer.Option(min=1, help="Texts a row of the report stands for.")] = 500,
+    audits: Annotated[bool, typer.Option(help="Answer the audits that the service asks for.")] = True,
+    key: Key = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
+) -> None:
+    """Play a labelled stream as users would: predict, then correct what was wrong."""
+    from cli.client import Client
+    from cli.replay import Replay, print_report
+
+    _check_writable(json_file)
+    with Client(url, key) as client:
+        replay = Replay(client, rate=rate, window=window, audits=audits)
+        report = replay.run(file, limit=limit, console=_console(stderr=True))
+    print_report(report, _console(), json_file)
+
+
+@app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="Labelled JSON Lines that the loop has never been shown.")],
+    url: Url = _LOCAL,
+    key: Key = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
+) -> None:
+    """Score the live model on a labelled file over HTTP."""
+    from cli.client import Client
+    from cli.evaluate import evaluate as evaluate_file
+    from cli.evaluate import print_evaluation
+
+    _check_writable(json_file)
+    with Client(url, key) as client:
+        report = evaluate_file(client, file, _console(stderr=True))
+    print_evaluation(report, _console(), json_file)
+
+
+@app.command()
+def train(url: Url = _LOCAL, key: Key = None, reason: Reason = "by hand") -> None:
+    """Ask for a training run now."""
+    from cli.client import Client
+
+    with Client(url, key) as client:
+        answer = client.post("/v1/train", {"reason": reason}, field="command_id")
+    _console().print(f"asked for a training run (command {answer['command_id']})")
+
+
+@app.command()
+def rollback(
+    url: Url = _LOCAL,
+    key: Key = None,
+    reason: Reason = "by hand",
+    bad: Annotated[
+        str | None, typer.Option("--bad", help="The version that is meant; refused if it is not live.")
+    ] = None,
+) -> None:
+    """Return to the newest good version before the live one, and hold automatic promotions."""
+    _print_promotion(url, key, "/v1/rollback", reason, **({"version": bad} if bad else {}))
+
+
+@app.command()
+def pause(url: Url = _LOCAL, key: Key = None, reason: Reason = "by hand") -> None:
+    """Hold automatic promotions."""
+    _print_promotion(url, key, "/v1/pause", reason)
+
+
+@app.command()
+def resume(url: Url = _LOCAL, key: Key = None, reason: Reason = "by hand") -> None:
+    """Let automatic promotions go on."""
+    _print_promotion(url, key, "/v1/resume", reason)
+
+
+@app.command()
+def promote(version: str, url: Url = _LOCAL, key: Key = None, reason: Reason = "by hand") -> None:
+    """Make a version the live one, whatever the gate said of it."""
+    _print_promotion(url, key, f"/v1/versions/{quote(version, safe='')}/promote", reason)
+
+
+@app.command()
+def versions(url: Url = _LOCAL, key: Key = None, as_json: Json = False) -> None:
+    """List all versions with what the gate said of them."""
+    from cli.client import Client, print_versions
+
+    with Client(url, key) as client:
+        found = client.get("/v1/versions", field="versions")
+    if as_json:
+        _console().print_json(data=found)
+    else:
+        print_versions(found, _console())
+
+
+def main() -> None:
+    """Run a command; an error of ours is one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except RatchetError as error:
+        sys.stderr.write(f"ratchet: {error}\n")
+        raise SystemExit(2) from None

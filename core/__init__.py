@@ -1,0 +1,1 @@
+"""What two or more of Ratchet's programs share. Never imports torch, transformers or bentoml."""

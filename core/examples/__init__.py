@@ -1,0 +1,16 @@
+"""The example store: what the feedback program wrote down, on SQLite or PostgreSQL."""
+
+from core.examples.identity import example_id, normalise, split_of
+from core.examples.leases import Lease, LeaseKeeper
+from core.examples.store import ExampleStore, PendingFeedback, StoreTransaction
+
+__all__ = [
+    "ExampleStore",
+    "Lease",
+    "LeaseKeeper",
+    "PendingFeedback",
+    "StoreTransaction",
+    "example_id",
+    "normalise",
+    "split_of",
+]

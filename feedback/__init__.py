@@ -1,0 +1,1 @@
+"""The feedback consumer: joins feedback to predictions, cleans, judges, scores and stores it as Examples."""

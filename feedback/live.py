@@ -1,0 +1,70 @@
+"""The live model as the feedback program uses it: to score and to doubt new feedback."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import BundleError, Conflict, RegistryUnavailable
+from core.events import Inputs
+from core.logs import get_logger
+from core.registry import Registry, forget_cached
+from core.runtime import Servable
+from feedback import metrics
+
+_REFRESH_S: Final = 2.0
+
+
+class LiveModel:
+    """Follows the registry. A version that cannot be fetched or loaded leaves the one before in use."""
+
+    def __init__(self, registry: Registry, cache: Path, *, device: str) -> None:
+        self._registry = registry
+        self._cache = cache
+        self._device = device
+        self._servable: Servable | None = None
+        self._tried = ""
+        self._next = 0.0
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels that the live model knows; none before the first model."""
+        return self._servable.manifest.labels if self._servable else []
+
+    @property
+    def version(self) -> str | None:
+        """The live version's name."""
+        return self._servable.version if self._servable else None
+
+    def refresh(self) -> None:
+        """Look for a newer champion, at most every other second; a fault is logged and tried again."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _REFRESH_S
+        try:
+            champion = self._registry.promotions.refresh()
+            if champion is None or champion.version == self._tried:
+                return
+            bundle = self._registry.fetch(champion.version, self._cache)
+            self._servable = Servable.load(bundle, device=self._device)
+            self._tried = champion.version
+            metrics.LIVE_VERSION.clear()
+            metrics.LIVE_VERSION.labels(version=champion.version).set(1)
+            forget_cached(self._cache, keep=[champion.version])
+        except (BundleError, Conflict) as error:
+            self._tried = champion.version if champion else ""
+            get_logger().warning("live model not loaded", version=self._tried, reason=str(error))
+        except RegistryUnavailable as error:
+            get_logger().warning("registry out of reach", reason=str(error))
+
+    def probabilities(self, inputs: Sequence[Inputs]) -> NDArray[np.float64] | None:
+        """Shape (inputs, labels); None before the first model."""
+        if self._servable is None or not inputs:
+            return None
+        logits, _ = self._servable.infer(inputs)
+        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+        probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+        return probabilities

@@ -1,0 +1,1 @@
+"""The program that answers: predictions and feedback over HTTP, on the champion of the registry."""

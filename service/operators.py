@@ -1,0 +1,160 @@
+"""What operators ask and order: versions, promotions, holds, training, review."""
+
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from core.bundle import is_version_name
+from core.errors import BundleError, Conflict, UnknownVersion
+from core.events import INTERACTIONS, Command, encode, new_id, now
+from core.registry import Promotion
+from core.settings import Role
+from service.auth import Caller
+from service.problems import JsonResponse
+from service.program import Program
+from service.schemas import parse_hold, parse_limit, parse_reason, parse_version, show_review, show_version, stable_id
+from service.web import Endpoint, read_document
+
+
+async def versions(program: Program, request: Request, caller: Caller) -> Response:
+    """``GET /v1/versions?limit=``: the newest versions, promotions and runs, newest first."""
+    limit = parse_limit(request.query_params.get("limit"), default=50, most=1_000)
+    return JsonResponse(await program.ask_registry(partial(_versions, program, limit)))
+
+
+def _versions(program: Program, limit: int) -> dict[str, Any]:
+    registry = program.registry
+    shown = []
+    for version in reversed(registry.versions()[-limit:]):
+        try:
+            shown.append(show_version(registry.summary(version)))
+        except UnknownVersion:
+            continue  # its manifest is not written yet
+        except BundleError as error:
+            shown.append({"version": version, "error": str(error)})
+    live = program.swapper.live
+    return {
+        "live": live.version if live else None,
+        "versions": shown,
+        "bad_versions": sorted(registry.promotions.bad_versions()),
+        "promotions": registry.promotions.entries()[: -limit - 1 : -1],
+        "runs": registry.runs(newest=limit)[::-1],
+    }
+
+
+async def version(program: Program, request: Request, caller: Caller) -> Response:
+    """``GET /v1/versions/{version}``: all there is to know of one."""
+    name = _version_name(request)
+    return JsonResponse(await program.ask_registry(partial(_version, program, name)))
+
+
+def _version(program: Program, name: str) -> dict[str, Any]:
+    summary = program.registry.summary(name)
+    promotions = program.registry.promotions
+    return {
+        "version": name,
+        "manifest": summary.manifest,
+        "verdict": summary.verdict,
+        "refusals": summary.refusals,
+        "bad": name in promotions.bad_versions(),
+        "promotions": [entry for entry in promotions.entries() if entry.version == name],
+    }
+
+
+async def promote(program: Program, request: Request, caller: Caller) -> Response:
+    """``POST /v1/versions/{version}/promote``: only what was loaded and tried here."""
+    name = _version_name(request)
+    reason = parse_reason(await read_document(request))
+    entry = await program.order(partial(_promote, program, name, reason, caller.id))
+    return _moved(program, entry)
+
+
+def _promote(program: Program, name: str, reason: str, actor: str) -> Promotion:
+    promotions = program.registry.promotions
+    newest = promotions.refresh()
+    if newest is not None and newest.version == name:
+        raise Conflict(f"{name} is the champion already")
+    program.swapper.prepare(name)
+    return promotions.promote_by_operator(name, reason=reason, actor=actor)
+
+
+async def rollback(program: Program, request: Request, caller: Caller) -> Response:
+    """``POST /v1/rollback``: back to the newest good version, and automatic promotions held."""
+    document = await read_document(request)
+    reason = parse_reason(document, others=("version",))
+    bad_version = parse_version(document)
+    hold_s = program.settings.rollback_hold_s
+    entry = await program.order(
+        lambda: program.registry.promotions.rollback(
+            reason=reason,
+            actor=caller.id,
+            hold_until=now() + timedelta(seconds=hold_s) if hold_s else None,
+            bad_version=bad_version,
+        )
+    )
+    return _moved(program, entry)
+
+
+async def pause(program: Program, request: Request, caller: Caller) -> Response:
+    """``POST /v1/pause``: hold automatic promotions."""
+    document = await read_document(request)
+    reason = parse_reason(document, others=("until_s",))
+    seconds = parse_hold(document)
+    until = now() + timedelta(seconds=seconds) if seconds is not None else None
+    entry = await program.order(lambda: program.registry.promotions.pause(reason=reason, actor=caller.id, until=until))
+    return _moved(program, entry)
+
+
+async def resume(program: Program, request: Request, caller: Caller) -> Response:
+    """``POST /v1/resume``: end a hold."""
+    reason = parse_reason(await read_document(request))
+    entry = await program.order(lambda: program.registry.promotions.resume(reason=reason, actor=caller.id))
+    return _moved(program, entry)
+
+
+async def train(program: Program, request: Request, caller: Caller) -> Response:
+    """``POST /v1/train``: a command to the trainer, through the log."""
+    reason = parse_reason(await read_document(request, required=False), required=False)
+    header = request.headers.get("idempotency-key")
+    command_id = stable_id(header, api_key_id=caller.id, model=program.settings.model) or new_id()
+    command = Command(model=program.settings.model, command_id=command_id, actor=caller.id, reason=reason)
+    await program.outbox.put(INTERACTIONS, command_id, encode(command))
+    return JsonResponse({"command_id": command_id}, status_code=202)
+
+
+async def review(program: Program, request: Request, caller: Caller) -> Response:
+    """``GET /v1/review?limit=``: the predictions most worth a human answer."""
+    limit = parse_limit(request.query_params.get("limit"), default=20, most=500)
+    found = await program.ask_store(lambda store: store.review(limit=limit))
+    return JsonResponse({"predictions": [show_review(prediction) for prediction in found]})
+
+
+def _version_name(request: Request) -> str:
+    name: str = request.path_params["version"]
+    if not is_version_name(name):
+        raise UnknownVersion(f"there is no version {name[:100]!r}")
+    return name
+
+
+def _moved(program: Program, entry: Promotion) -> Response:
+    program.swapper.wake()
+    return JsonResponse({"promotion": entry})
+
+
+def _operator(method: str, path: str, name: str, handler: Any) -> Endpoint:
+    return Endpoint(method=method, path=path, name=name, role=Role.OPERATOR, handler=handler)
+
+
+OPERATOR_ENDPOINTS = (
+    _operator("GET", "/v1/versions", "versions", versions),
+    _operator("GET", "/v1/versions/{version}", "version", version),
+    _operator("POST", "/v1/versions/{version}/promote", "promote", promote),
+    _operator("POST", "/v1/rollback", "rollback", rollback),
+    _operator("POST", "/v1/pause", "pause", pause),
+    _operator("POST", "/v1/resume", "resume", resume),
+    _operator("POST", "/v1/train", "train", train),
+    _operator("GET", "/v1/review", "review", review),
+)

@@ -1,0 +1,188 @@
+"""What the API's users ask: predictions, feedback, the model; and what machines ask: health and metrics."""
+
+import base64
+import hashlib
+import re
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+
+from core.errors import NotReady
+from core.eventlog.base import NewRecord, check_sizes
+from core.events import INTERACTIONS, Feedback, Prediction, encode, new_id
+from core.settings import Role
+from service.auth import Caller
+from service.batcher import Answer
+from service.metrics import FEEDBACK_RECEIVED, render
+from service.operators import OPERATOR_ENDPOINTS
+from service.problems import HttpError, JsonResponse
+from service.program import Program
+from service.recorder import is_audit
+from service.schemas import is_id, parse_feedback, parse_predict, show_live, stable_id
+from service.web import Endpoint, read_document
+
+if TYPE_CHECKING:
+    from core.examples import ExampleStore
+
+
+async def predict(program: Program, request: Request, caller: Caller) -> Response:
+    """``POST /v1/predict``."""
+    settings = program.settings
+    asked = parse_predict(await read_document(request), program.task, settings)
+    answers = await program.batcher.predict(asked.inputs, timeout_s=settings.request_timeout_s)
+    predictions = [
+        _prediction(program, inputs, answer, caller) for inputs, answer in zip(asked.inputs, answers, strict=True)
+    ]
+    program.recorder.put(predictions)
+    shown = [
+        {
+            "prediction_id": made.prediction_id,
+            "model_version": made.model_version,
+            **made.output,
+            "truncated": made.truncated,
+            "audit": made.audit_probability is not None,
+        }
+        for made in predictions
+    ]
+    return JsonResponse({"predictions": shown} if asked.many else shown[0])
+
+
+def _prediction(program: Program, inputs: dict[str, object], answer: Answer, caller: Caller) -> Prediction:
+    prediction_id = new_id()
+    rate = program.settings.audit_rate
+    return Prediction(
+        model=program.settings.model,
+        prediction_id=prediction_id,
+        model_version=answer.version,
+        task=program.task.name,
+        inputs=inputs,
+        output=answer.output,
+        confidence=answer.confidence,
+        truncated=answer.truncated,
+        api_key_id=caller.id,
+        audit_probability=rate if is_audit(prediction_id, rate) else None,
+    )
+
+
+async def give_feedback(program: Program, request: Request, caller: Caller) -> Response:
+    """``POST /v1/feedback``: 202 once it is on disk."""
+    settings = program.settings
+    said = parse_feedback(await read_document(request), program.task, settings)
+    header = request.headers.get("idempotency-key")
+    feedback_id = stable_id(header, api_key_id=caller.id, model=settings.model) or new_id()
+    event = Feedback(
+        model=settings.model,
+        feedback_id=feedback_id,
+        kind=said.kind,
+        prediction_id=said.prediction_id,
+        inputs=said.inputs,
+        target=said.target,
+        annotator=said.annotator or caller.id,
+        api_key_id=caller.id,
+        trusted=caller.trusted,
+        asked=said.asked,
+    )
+    # by prediction id, so that it meets its prediction in one partition
+    record = NewRecord(key=said.prediction_id or feedback_id, value=encode(event))
+    check_sizes([record])  # the log would refuse it only after it was acknowledged
+    await program.outbox.put(INTERACTIONS, record.key, record.value)
+    program.acknowledged.add(feedback_id)
+    FEEDBACK_RECEIVED.labels(kind=said.kind.value).inc()
+    return JsonResponse({"feedback_id": feedback_id}, status_code=202)
+
+
+async def feedback_outcome(program: Program, request: Request, caller: Caller) -> Response:
+    """``GET /v1/feedback/{feedback_id}``."""
+    feedback_id = request.path_params["feedback_id"]
+    if not is_id(feedback_id):
+        raise HttpError(404, "unknown_feedback", "this is no feedback id")
+    outcome, waits = await program.ask_store(lambda store: _outcome(store, feedback_id))
+    if outcome is not None:
+        return JsonResponse(outcome)
+    if waits:
+        return JsonResponse(_pending(feedback_id, "its prediction has not come yet"))
+    if feedback_id in program.acknowledged:
+        return JsonResponse(_pending(feedback_id, "it was accepted and is on its way"))
+    raise HttpError(404, "unknown_feedback", f"there is no feedback {feedback_id}")
+
+
+def _outcome(store: "ExampleStore", feedback_id: str) -> tuple[dict[str, object] | None, bool]:
+    outcome = store.outcome(feedback_id)
+    if outcome is not None:
+        return outcome.model_dump(mode="json", exclude={"model"}), False
+    return None, store.is_pending(feedback_id)
+
+
+def _pending(feedback_id: str, reason: str) -> dict[str, str]:
+    return {"feedback_id": feedback_id, "status": "pending", "reason": reason}
+
+
+async def live_model(program: Program, request: Request, caller: Caller) -> Response:
+    """``GET /v1/model``."""
+    live = program.swapper.live
+    if live is None:
+        raise NotReady
+    return JsonResponse(show_live(live, program.swapper.newest))
+
+
+async def alive(program: Program, request: Request, caller: Caller) -> Response:
+    """``GET /livez``: 503 asks to be started anew."""
+    if program.is_alive:
+        return JsonResponse({"ok": True})
+    return JsonResponse({"ok": False, "reason": "a thread of the service has ended"}, status_code=503)
+
+
+async def ready(program: Program, request: Request, caller: Caller) -> Response:
+    """``GET /readyz``: 503 asks for no requests yet."""
+    live = program.swapper.live
+    if live is None:
+        return JsonResponse({"ok": False, "reason": str(NotReady())}, status_code=503)
+    return JsonResponse({"ok": True, "version": live.version})
+
+
+async def metrics(program: Program, request: Request, caller: Caller) -> Response:
+    """``GET /metrics``."""
+    page, content_type = await anyio.to_thread.run_sync(render, program.readings)
+    return Response(page, headers={"Content-Type": content_type})
+
+
+async def console(program: Program, request: Request, caller: Caller) -> Response:
+    """``GET /``: the page for people."""
+    page, policy = _console()
+    return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
+
+
+@cache
+def _console() -> tuple[bytes, str]:
+    """The page, and a policy under which nothing runs but its own script and style."""
+    page = (resources.files("service") / "console" / "index.html").read_bytes()
+    script, style = (_source(page, tag) for tag in (b"script", b"style"))
+    policy = (
+        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page, policy
+
+
+def _source(page: bytes, tag: bytes) -> str:
+    found = re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), page, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in found)
+
+
+ENDPOINTS = (
+    Endpoint(method="POST", path="/v1/predict", name="predict", role=Role.PREDICT, handler=predict),
+    Endpoint(method="POST", path="/v1/feedback", name="feedback", role=Role.FEEDBACK, handler=give_feedback),
+    Endpoint(
+        method="GET", path="/v1/feedback/{feedback_id}", name="outcome", role=Role.FEEDBACK, handler=feedback_outcome
+    ),
+    Endpoint(method="GET", path="/v1/model", name="model", role=Role.PREDICT, handler=live_model),
+    *OPERATOR_ENDPOINTS,
+    Endpoint(method="GET", path="/livez", name="livez", role=None, handler=alive),
+    Endpoint(method="GET", path="/readyz", name="readyz", role=None, handler=ready),
+    Endpoint(method="GET", path="/metrics", name="metrics", role=None, handler=metrics),
+    Endpoint(method="GET", path="/", name="console", role=None, handler=console),
+)

@@ -1,0 +1,278 @@
+"""The watch over the registry: when the champion changes, the servable changes, without a request noticing.
+
+The new version is fetched, verified, loaded and warmed beside the present one; then one reference is exchanged. The one
+before stays in memory, so that a rollback is the exchange alone. A version that cannot be served is refused on the
+record and the present one goes on. While the registry is out of reach, nothing changes.
+"""
+
+import contextlib
+import ctypes
+import gc
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from core.errors import BundleError, RegistryUnavailable, UnknownVersion
+from core.logs import get_logger
+from core.registry import Promotion, PromotionKind, Registry, Verdict
+from core.registry.versions import forget_cached
+from core.runtime import Servable
+from service.loading import Loader, timed
+from service.metrics import REFUSED_BUNDLES, REGISTRY_ERRORS, SWAPS
+from service.threads import Loop
+
+_ACTOR: Final = "service"
+_log = get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """What answers now."""
+
+    servable: Servable
+    #: the entry that made it live
+    promotion: Promotion
+    verdict: Verdict | None
+    #: False where the verdict could not be read when the version went live
+    verdict_read: bool
+    #: why this is not the champion; empty where it is
+    degraded: str = ""
+
+    @property
+    def version(self) -> str:
+        """The version's name."""
+        return self.servable.version
+
+
+class Swapper:
+    """Keeps the servable that answers equal to the champion."""
+
+    def __init__(
+        self, registry: Registry, loader: Loader, *, poll_s: float, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self._registry = registry
+        self._loader = loader
+        self._poll_s = poll_s
+        self._on_change = on_change
+        self._live: Live | None = None
+        self._newest: Promotion | None = None
+        self._resident: Servable | None = None  # the one that answered before
+        self._prepared: Servable | None = None  # tried for an operator who is about to promote it
+        self._refused: dict[str, tuple[int, str]] = {}  # version: the promotion it was refused at, and why
+        self._to_record: dict[str, str] = {}  # refusals that the registry does not hold yet
+        self._recorded: set[str] = set()
+        self._reachable = True
+        self._loading = threading.Lock()
+        self._loop = Loop("swap", self.step)
+
+    @property
+    def live(self) -> Live | None:
+        """What answers now; None until the first version is loaded."""
+        return self._live
+
+    @property
+    def servable(self) -> Servable | None:
+        """The servable of this moment: one atomic read."""
+        live = self._live
+        return live.servable if live else None
+
+    @property
+    def newest(self) -> Promotion | None:
+        """The newest entry of the promotion log that was seen."""
+        return self._newest
+
+    @property
+    def reachable(self) -> bool:
+        """False while the registry cannot be reached."""
+        return self._reachable
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the watch is kept."""
+        return self._loop.is_alive
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._loop.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the watch."""
+        self._loop.stop(timeout_s)
+
+    def wake(self) -> None:
+        """Look at once: somebody here has just written to the promotion log."""
+        self._loop.wake()
+
+    def prepare(self, version: str) -> None:
+        """Load a version that an operator wants to promote, and keep it at hand for the swap. Raises as Loader.load."""
+        with self._loading:
+            if self._at_hand(version) is None:
+                self._prepared = self._loader.load(version)
+
+    def step(self) -> float:
+        """Look once; returns the seconds to the next look."""
+        try:
+            newest = self._registry.promotions.refresh()
+            if newest is not None:
+                self._follow(newest)
+                self._keep_rollback_at_hand()
+            self._record_refusals()
+        except RegistryUnavailable as error:
+            REGISTRY_ERRORS.inc()
+            self._note_reachable(False, error=str(error))
+        else:
+            self._note_reachable(True)
+        return self._poll_s
+
+    def _note_reachable(self, reachable: bool, **details: str) -> None:
+        """Say once when the registry goes and once when it comes back."""
+        if reachable == self._reachable:
+            return
+        self._reachable = reachable
+        if reachable:
+            _log.info("the registry is back")
+        else:
+            _log.warning("the registry cannot be reached; what is live stays live", **details)
+        self._on_change()
+
+    def _follow(self, newest: Promotion) -> None:
+        live = self._live
+        seen = self._newest is not None and self._newest.number == newest.number
+        if seen and live is not None and live.verdict_read:
+            return
+        champion = self._registry.promotions.live_since()
+        if champion is None:
+            return
+        if live is None or live.promotion.number != champion.number:
+            self._go_to(champion)
+        elif not live.verdict_read:
+            self._replace(live.servable, champion)
+        self._newest = newest
+        if not seen:
+            self._on_change()
+
+    def _go_to(self, champion: Promotion) -> None:
+        """Serve the champion or, where nothing good answers and it cannot be served, the newest good version before."""
+        degraded = ""
+        for candidate in self._candidates(champion):
+            live = self._live
+            if degraded and live is not None and self._is_good(live.version, champion):
+                self._live = replace(live, degraded=degraded)  # it is better than anything older
+                return
+            try:
+                servable = self._obtain(candidate, champion)
+            except (BundleError, UnknownVersion) as error:
+                degraded = degraded or f"{champion.version} cannot be served: {error}"
+                continue
+            self._replace(servable, candidate, degraded=degraded)
+            return
+
+    def _candidates(self, champion: Promotion) -> list[Promotion]:
+        """The champion, then older good versions, newest first, each by the entry that made it live."""
+        bad = self._registry.promotions.bad_versions()
+        found = {champion.version: champion}
+        for entry in reversed(self._registry.promotions.entries()):
+            if entry.kind in (PromotionKind.PROMOTE, PromotionKind.ROLLBACK) and entry.version not in bad:
+                found.setdefault(entry.version, entry)
+        return list(found.values())
+
+    def _is_good(self, version: str, champion: Promotion) -> bool:
+        return version != champion.version and version not in self._registry.promotions.bad_versions()
+
+    def _obtain(self, candidate: Promotion, champion: Promotion) -> Servable:
+        version = candidate.version
+        refused = self._refused.get(version)
+        if refused is not None and refused[0] == candidate.number:
+            raise BundleError(refused[1])
+        with self._loading:
+            servable = self._at_hand(version)
+            if servable is not None:
+                return servable
+            _log.info("loading", version=version, promotion=candidate.number)
+            try:
+                return self._loader.load(version)
+            except (BundleError, UnknownVersion) as error:
+                self._refuse(candidate, str(error))
+                if version == champion.version and not isinstance(error, UnknownVersion):
+                    self._to_record[version] = str(error)
+                raise
+
+    def _keep_rollback_at_hand(self) -> None:
+        """Load what a rollback would return to, so that it is a matter of milliseconds after a restart, too."""
+        target = self._registry.promotions.rollback_target()
+        if target is None or target in self._refused or self.servable is None:
+            return
+        with self._loading:
+            if self._at_hand(target) is not None:
+                return
+            try:
+                self._resident = self._loader.load(target)
+            except (BundleError, UnknownVersion) as error:
+                self._refused[target] = (0, str(error))
+                _log.warning("a rollback could not return to this version", version=target, reason=str(error))
+
+    def _at_hand(self, version: str) -> Servable | None:
+        for servable in (self.servable, self._resident, self._prepared):
+            if servable is not None and servable.version == version:
+                return servable
+        return None
+
+    def _refuse(self, candidate: Promotion, reason: str) -> None:
+        self._refused[candidate.version] = (candidate.number, reason)
+        REFUSED_BUNDLES.inc()
+        SWAPS.labels(result="refused").inc()
+        _log.error("this version cannot be served", version=candidate.version, reason=reason)
+
+    def _record_refusals(self) -> None:
+        """Put refusals on record, once for each version. Raises RegistryUnavailable; what is left is tried again."""
+        for version, reason in list(self._to_record.items()):
+            if version not in self._recorded:
+                self._registry.record_refusal(version, reason=reason, actor=_ACTOR)
+                self._recorded.add(version)
+            del self._to_record[version]
+
+    def _replace(self, servable: Servable, promotion: Promotion, *, degraded: str = "") -> None:
+        verdict, verdict_read = self._verdict(servable.version)
+        before = self._live
+        with timed("flip"):
+            self._live = Live(
+                servable=servable, promotion=promotion, verdict=verdict, verdict_read=verdict_read, degraded=degraded
+            )
+        if before is not None and before.servable is servable:
+            return
+        SWAPS.labels(result="degraded" if degraded else "swapped").inc()
+        _log.info("live", version=servable.version, promotion=promotion.number, provider=servable.provider)
+        self._on_change()
+        self._let_go(before.servable if before else None)
+
+    def _verdict(self, version: str) -> tuple[Verdict | None, bool]:
+        """What the gate said, and True if that could be read: going live does not hang on it."""
+        try:
+            return self._registry.verdict(version), True
+        except RegistryUnavailable:
+            return None, False
+        except ValueError as error:
+            _log.warning("the verdict cannot be read", version=version, error=str(error))
+            return None, True
+
+    def _let_go(self, before: Servable | None) -> None:
+        """Keep only the one before; give the memory of older ones back."""
+        first = before is None
+        kept = {servable.version for servable in (self.servable, before) if servable is not None}
+        with self._loading:  # or a version that an operator is trying out would lose its files
+            self._resident, self._prepared = before, None
+            forget_cached(self._loader.cache, keep=kept)
+        del before
+        gc.collect()
+        if first:
+            # What was imported and built by now stays for good: the collector need not look at it again, nor so often.
+            gc.freeze()
+            gc.set_threshold(50_000, 50, 100)
+        _trim()
+
+
+def _trim() -> None:
+    """Give freed memory back to the system, where the C library can."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,1 @@
+"""One suite a seam, run on every implementation of it."""

@@ -1,0 +1,52 @@
+"""From the trained network to the artefact that is judged and served, and the proof that both give the same answers."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from core.events import Inputs
+from core.runtime import Servable
+from trainer.classifier import Classifier, pad_batch
+
+_OPSET: Final = 17
+
+
+def export_onnx(model: Classifier, path: Path) -> None:
+    """Write the graph: ``input_ids``, ``attention_mask`` → ``logits``, ``embedding``, any number and length of texts.
+
+    The tracing exporter is used on purpose: it takes 2 s against 3-18, and its graph runs a fifth faster (docs/decisions).
+    """
+    model.eval()  # the exporter would leave a wrapper in training mode, and parity would fail on dropout
+    ids, mask = pad_batch([[1, 2, 3, 1], [1, 2]], pad=0)  # any ids that every vocabulary has
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # deprecation and tracing notes on constants that are constant here
+        torch.onnx.export(
+            model,
+            (ids, mask),
+            str(path),
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits", "embedding"],
+            dynamic_axes={
+                "input_ids": {0: "texts", 1: "tokens"},
+                "attention_mask": {0: "texts", 1: "tokens"},
+                "logits": {0: "texts"},
+                "embedding": {0: "texts"},
+            },
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def parity(model: Classifier, servable: Servable, inputs: Sequence[Inputs], *, pad: int) -> float:
+    """The largest absolute difference between the logits of torch and of the exported graph on some inputs."""
+    encoded = servable.tokenize(inputs)
+    ids, mask = pad_batch([item.ids.tolist() for item in encoded], pad=pad)
+    model.eval()
+    with torch.inference_mode():
+        expected, _ = model(ids, mask)
+    found, _ = servable.run(encoded)
+    return float(np.abs(expected.numpy() - found).max())

@@ -1,0 +1,44 @@
+"""The linear head, fitted exactly on embeddings of all training examples: what makes new labels work from few examples."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+_SCALE: Final = 10.0
+"""Embeddings have length 1; stretched tenfold, scikit-learn's default regularisation suits them (docs/decisions/0005)."""
+
+
+def fit_head(
+    embeddings: NDArray[np.float32], targets: Sequence[str], labels: Sequence[str], *, weights: Sequence[float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Multinomial logistic regression.
+
+    Args:
+        embeddings: shape (examples, size), rows of length 1.
+        targets: a label for each row.
+        labels: the rows of the head, in order; a label without an example gets a row that never wins.
+        weights: how much each row counts.
+
+    Returns:
+        Weight of shape (labels, size) and bias of shape (labels,).
+    """
+    row_of = {label: row for row, label in enumerate(labels)}
+    rows = np.array([row_of[target] for target in targets])
+    present = np.unique(rows)
+    weight = np.zeros((len(labels), embeddings.shape[1]), dtype=np.float32)
+    bias = np.full(len(labels), -20.0, dtype=np.float32)
+    if len(present) == 1:
+        bias[present] = 0.0
+        return weight, bias
+    model = LogisticRegression(C=1.0, max_iter=1000)
+    model.fit(embeddings * _SCALE, rows, sample_weight=np.asarray(weights))
+    coefficients, intercept = np.asarray(model.coef_), np.asarray(model.intercept_)
+    if len(present) == 2:  # scikit-learn keeps one row for two classes
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        intercept = np.concatenate([-intercept, intercept]) / 2
+    weight[present] = coefficients * _SCALE
+    bias[present] = intercept
+    return weight, bias
