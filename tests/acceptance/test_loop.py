@@ -186,9 +186,11 @@ def test_ctrl_c_ends_everything_and_a_new_start_goes_on_where_it_was(ratchet: Ru
     ratchet.start()
     ratchet.ready(timeout_s=60)
     assert ratchet.live()["version"] == live
+    children = psutil.Process(ratchet.process.pid).children(recursive=True)
     ratchet.process.kill()  # and not even SIGKILL to the parent leaves programs behind, or the folder locked
     ratchet.process.wait()
-    ratchet.start()
+    ratchet.start()  # at once: it waits for what is ending still
+    assert not psutil.wait_procs(children, timeout=30)[1]  # the old service must not answer for the new one below
     ratchet.ready(timeout_s=60)
     assert ratchet.live()["version"] == live
 
