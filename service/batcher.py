@@ -20,7 +20,7 @@ import numpy as np
 
 from core.errors import NotReady, Overloaded
 from core.events import Inputs
-from core.runtime import Encoded, Servable
+from core.runtime import Array, Encoded, Servable
 from core.tasks.base import Output
 from service.metrics import BATCH_SECONDS, BATCH_SIZE
 from service.problems import DeadlineExceeded
@@ -36,6 +36,8 @@ class Answer:
     output: Output
     confidence: float
     truncated: bool
+    #: shape (labels,), in the order of the version's manifest
+    logits: Array
 
 
 @dataclass(slots=True, eq=False)
@@ -207,8 +209,10 @@ def _run(servable: Servable, encoded: list[Encoded]) -> list[Answer | Exception]
         raise ArithmeticError(f"{servable.version} gave values that are not finite")
     task, version = servable.task, servable.version
     return [
-        Answer(version=version, output=output, confidence=task.confidence_of(output), truncated=item.truncated)
-        for item, output in zip(encoded, task.decode(logits, servable.manifest.labels), strict=True)
+        Answer(
+            version=version, output=output, confidence=task.confidence_of(output), truncated=item.truncated, logits=row
+        )
+        for item, output, row in zip(encoded, task.decode(logits, servable.manifest.labels), logits, strict=True)
     ]
 
 
