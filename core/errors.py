@@ -61,6 +61,11 @@ class NotReady(Retryable):
 class Overloaded(Retryable):
     """Too many requests are waiting; try again after a moment."""
 
+    def __init__(self, message: str | None = None, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        #: seconds until what waits now is expected to be done
+        self.retry_after_s = retry_after_s
+
 
 class BadRecord(RatchetError):
     """This record can never be processed."""

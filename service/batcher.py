@@ -1,8 +1,12 @@
 """Greedy batches: a free lane takes what waits, at once. Nothing ever waits for a batch to fill up.
 
-Each lane is a thread that calls the model. A batch is at most its share of the texts in flight, so that one lane never
-swallows the queue while the others idle; it is built around the text that has waited longest, from texts of like
-length, within a budget of tokens with their padding.
+Each lane is a thread that calls the model. A batch is counted in tokens with their padding. It is built around the text
+that is due first, from texts of like length, and is at most its share of what is in flight, so that one lane never
+swallows the queue while the others idle. Equal texts in flight are answered once.
+
+What is due first: every text is stamped with the work done so far, and the further texts of one request with a multiple of
+the work before them, as if they came in slowly; so a small request never waits for the end of a big one, and a big one
+is never starved (VirtualClock: Zhang, SIGCOMM 1990).
 """
 
 import asyncio
@@ -12,20 +16,29 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from core.bundle import TOKENIZER
 from core.errors import NotReady, Overloaded
 from core.events import Inputs
 from core.runtime import Array, Encoded, Servable
 from core.tasks.base import Output
-from service.metrics import BATCH_SECONDS, BATCH_SIZE
+from service.metrics import BATCH_SECONDS, BATCH_SIZE, COALESCED
 from service.problems import DeadlineExceeded
 
-_CHARS_PER_TOKEN: Final = 4  # of English; only the choice of neighbours hangs on it, never the budget
+_CHARS_PER_TOKEN: Final = 4  # of English; for work that nobody has counted yet, never for the budget
+_BIG_SHARE: Final = 4
+"""A request of many texts gets a quarter of the lanes while others wait, and all of them otherwise."""
+_PADDING: Final = 48
+"""Tokens of padding in a batch beyond which another call of the model is the cheaper way."""
+_WINDOW: Final = 256  # texts that a batch is chosen from
+_TOKENIZED: Final = 64  # texts that a lane tokenizes before it calls the model
+_SMOOTHING: Final = 0.1
+_UNKNOWN: Final = ("", 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,18 +53,68 @@ class Answer:
     logits: Array
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    inputs: Inputs
-    loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[Answer]
-    length: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.length = sum(len(str(value)) for value in self.inputs.values())
+_Result = Answer | Exception
 
 
-_Outcome = tuple[_Waiting, Answer | Exception]
+class _Request:
+    """One call of :meth:`Batcher.predict`: its answers so far, and the future that they complete."""
+
+    __slots__ = ("_gone", "answers", "done", "left", "loop")
+
+    def __init__(self, size: int, gone: Callable[[], bool] | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self.loop.create_future()
+        self.answers: list[Answer | None] = [None] * size
+        self.left = size
+        self._gone = gone
+
+    @property
+    def is_over(self) -> bool:
+        """True once nobody waits for it: answered, failed, too late, or its client has gone."""
+        return self.done.done() or (self._gone is not None and self._gone())
+
+    def take(self, index: int, result: _Result) -> None:
+        """Keep an answer; only in the thread of the loop."""
+        if self.done.done():
+            return
+        if isinstance(result, Exception):
+            self.done.set_exception(result)
+            return
+        self.answers[index] = result
+        self.left -= 1
+        if not self.left:
+            self.done.set_result(None)
+
+
+class _Text:
+    """One text to answer, for everybody who waits for it."""
+
+    __slots__ = ("encoded", "inputs", "key", "order", "tokenizer", "waiters", "work")
+
+    def __init__(self, inputs: Inputs, key: object, order: tuple[float, int], work: int) -> None:
+        self.inputs = inputs
+        self.key = key
+        self.order = order  # when it is due, then in which order it came
+        self.work = work
+        self.waiters: list[tuple[_Request, int]] = []
+        self.encoded = _NOT_ENCODED
+        self.tokenizer: tuple[str, int] = _UNKNOWN
+
+    def __lt__(self, other: "_Text") -> bool:
+        return self.order < other.order
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return len(self.encoded.ids)
+
+    @property
+    def is_wanted(self) -> bool:
+        """True while somebody waits for it."""
+        return not all(request.is_over for request, _ in self.waiters)
+
+
+_NOT_ENCODED: Final = Encoded(np.empty(0, dtype=np.int64), False)
 
 
 class Batcher:
@@ -69,8 +132,12 @@ class Batcher:
         self._live = live
         self._queue_limit = queue_limit
         self._batch_tokens = batch_tokens
-        self._waiting: list[_Waiting] = []
-        self._running = 0
+        self._fresh: list[_Text] = []  # heaps, what is due first on top: not tokenized yet,
+        self._ready: list[_Text] = []  # and ready to be run
+        self._in_flight: dict[object, _Text] = {}
+        self._waiting = self._waiting_work = self._running = self._count = 0
+        self._clock = 0.0  # work begun so far
+        self._rate = 0.0  # work a second that one lane gets done; 0: not known yet
         self._closing = False
         self._condition = threading.Condition()
         count = lanes or os.cpu_count() or 1
@@ -99,95 +166,218 @@ class Batcher:
     @property
     def depth(self) -> int:
         """How many texts wait."""
-        return len(self._waiting)
+        return self._waiting
 
-    async def predict(self, inputs: Sequence[Inputs], *, timeout_s: float) -> list[Answer]:
+    async def predict(
+        self, inputs: Sequence[Inputs], *, timeout_s: float, gone: Callable[[], bool] | None = None
+    ) -> list[Answer]:
         """Answers in the order given.
+
+        Args:
+            inputs: what to answer.
+            timeout_s: seconds that it may take.
+            gone: tells, at any time and from any thread, that nobody waits any more; then no lane begins with it.
 
         Raises:
             NotReady: no model is live.
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or what waits would take longer than ``timeout_s``.
             DeadlineExceeded: not all were answered within ``timeout_s`` seconds.
         """
-        loop = asyncio.get_running_loop()
-        texts = [_Waiting(item, loop, loop.create_future()) for item in inputs]
-        self._admit(texts)
+        request = _Request(len(inputs), gone)
+        self._admit(request, inputs, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
-                return [await text.answer for text in texts]
+                await request.done
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {timeout_s:g} s; try again") from None
-        finally:
-            for text in texts:  # whoever is not waited for any more is skipped by the lanes
-                if not text.answer.cancel() and not text.answer.cancelled():
-                    text.answer.exception()  # seen: asyncio complains of errors that nobody looked at
+        return [answer for answer in request.answers if answer is not None]
 
-    def _admit(self, texts: list[_Waiting]) -> None:
+    def _admit(self, request: _Request, inputs: Sequence[Inputs], timeout_s: float) -> None:
         if self._live() is None:
             raise NotReady
         with self._condition:
             # An idle service takes a request of any size: with a queue shorter than it, it would never be answered.
-            if self._waiting and len(self._waiting) + len(texts) > self._queue_limit:
-                raise Overloaded(f"{len(self._waiting)} texts wait already; try again after a moment")
-            self._waiting += texts
-            self._condition.notify(min(len(texts), len(self._lanes)))
+            if self._waiting:
+                self._refuse_too_much(len(inputs), timeout_s)
+            due = self._clock
+            for index, item in enumerate(inputs):
+                due += self._add(request, index, item, due) * _BIG_SHARE
+            self._condition.notify(min(len(inputs), len(self._lanes)))
+
+    def _refuse_too_much(self, more: int, timeout_s: float) -> None:
+        wait_s = self._waiting_work / (self._rate * len(self._lanes)) if self._rate else 0.0
+        if self._waiting + more <= self._queue_limit and wait_s <= timeout_s:
+            return
+        raise Overloaded(f"{self._waiting} texts wait already; try again after a moment", retry_after_s=wait_s)
+
+    def _add(self, request: _Request, index: int, inputs: Inputs, due: float) -> int:
+        """Queue a text, or join it where it is in flight; returns the work that it adds."""
+        key = _key_of(inputs)
+        text = self._in_flight.get(key) if key is not None else None
+        if text is not None:
+            COALESCED.inc()
+            text.waiters.append((request, index))
+            return 0
+        work = 1 + sum(len(value) for value in inputs.values() if isinstance(value, str)) // _CHARS_PER_TOKEN
+        self._count += 1
+        text = _Text(inputs, key, (due, self._count), work)
+        text.waiters.append((request, index))
+        if key is not None:
+            self._in_flight[key] = text
+        heapq.heappush(self._fresh, text)
+        self._waiting += 1
+        self._waiting_work += work
+        return work
 
     def _work(self) -> None:
-        while (batch := self._take()) is not None:
-            outcomes: list[_Outcome] = []
+        while self._await_work():
+            self._tokenize_some()
+            batch = self._take()
+            if not batch:
+                continue
+            started = time.perf_counter()
+            results: list[_Result] = [NotReady()] * len(batch)
             try:
-                outcomes = self._answer_all(batch)
+                results = self._answer_all(batch)
             finally:
-                with self._condition:
-                    self._running -= len(batch)
-                _deliver(outcomes)
+                self._settle(batch, results, time.perf_counter() - started)
 
-    def _take(self) -> list[_Waiting] | None:
+    def _await_work(self) -> bool:
         with self._condition:
-            while True:
-                while not self._waiting and not self._closing:
-                    self._condition.wait()
-                self._waiting = [text for text in self._waiting if not text.answer.done()]
-                if self._waiting:
-                    batch = self._choose()
-                    self._running += len(batch)
-                    return batch
-                if self._closing:
-                    return None
+            while not self._waiting or not (self._fresh or self._ready):
+                if self._closing and not self._waiting:
+                    return False
+                self._condition.wait()
+            return True
 
-    def _choose(self) -> list[_Waiting]:
-        share = math.ceil((len(self._waiting) + self._running) / len(self._lanes))
-        if share >= len(self._waiting):
-            batch, self._waiting = self._waiting, []
-            return batch
-        oldest = self._waiting[0].length
-        batch = heapq.nsmallest(share, self._waiting, key=lambda text: abs(text.length - oldest))
-        budget = self._batch_tokens * _CHARS_PER_TOKEN
-        while len(batch) > 1 and max(text.length for text in batch) * len(batch) > budget:
-            batch.pop()  # the one least like the oldest, which itself is first
-        taken = {id(text) for text in batch}
-        self._waiting = [text for text in self._waiting if id(text) not in taken]
-        return batch
-
-    def _answer_all(self, batch: list[_Waiting]) -> list[_Outcome]:
+    def _tokenize_some(self) -> None:
+        """Tokenize what is due first of what is new, all at once and outside the lock."""
+        with self._condition:
+            texts = [heapq.heappop(self._fresh) for _ in range(min(len(self._fresh), _TOKENIZED))]
+            texts = self._drop_unwanted(texts)
+        if not texts:
+            return
+        failed: list[tuple[_Text, Exception]] = []
         servable = self._live()
         if servable is None:
-            return [(text, NotReady()) for text in batch]
+            failed = [(text, NotReady()) for text in texts]
+        else:
+            try:
+                _tokenize(servable, texts)
+            except Exception:
+                failed = _tokenize_each(servable, texts)
+        unfit = {id(text) for text, _ in failed}
+        with self._condition:
+            for text in texts:
+                if id(text) not in unfit:
+                    heapq.heappush(self._ready, text)
+            for text, _ in failed:
+                self._leave(text)
+        _deliver((text, error) for text, error in failed)
+
+    def _take(self) -> list[_Text]:
+        """The next batch; empty where other lanes were faster."""
+        with self._condition:
+            window: list[_Text] = []
+            while self._ready and len(window) < _WINDOW:
+                window += self._drop_unwanted([heapq.heappop(self._ready)])
+            share = math.ceil((self._waiting + self._running) / len(self._lanes))
+            batch, rest = choose(window, share=share, budget=self._batch_tokens)
+            for text in rest:
+                heapq.heappush(self._ready, text)
+            for text in batch:
+                self._waiting -= 1
+                self._waiting_work -= text.work
+                self._clock += text.work
+            self._running += len(batch)
+            if self._closing:
+                self._condition.notify_all()
+            elif self._ready or self._fresh:
+                self._condition.notify()
+            return batch
+
+    def _drop_unwanted(self, texts: list[_Text]) -> list[_Text]:
+        """Those that somebody waits for; the others leave the queue without costing a call of the model."""
+        wanted = []
+        for text in texts:
+            if text.is_wanted:
+                wanted.append(text)
+            else:
+                self._leave(text)
+        return wanted
+
+    def _leave(self, text: _Text) -> None:
+        self._waiting -= 1
+        self._waiting_work -= text.work
+        self._forget(text)
+
+    def _forget(self, text: _Text) -> None:
+        """From now on an equal text is a new one."""
+        if text.key is not None:
+            self._in_flight.pop(text.key, None)
+
+    def _settle(self, batch: list[_Text], results: list[_Result], seconds: float) -> None:
+        rate = sum(text.work for text in batch) / max(seconds, 1e-6)
+        with self._condition:
+            self._running -= len(batch)
+            self._rate += (rate - self._rate) * (_SMOOTHING if self._rate else 1.0)
+            for text in batch:
+                self._forget(text)
+        _deliver(zip(batch, results, strict=True))
+
+    def _answer_all(self, batch: list[_Text]) -> list[_Result]:
+        servable = self._live()
+        if servable is None:
+            return [NotReady() for _ in batch]
         try:
             return self._answer(servable, batch)
         except Exception as error:
             if len(batch) == 1:
-                return [(batch[0], error)]
+                return [error]
         # One text must not take its neighbours down with it.
-        return [outcome for text in batch for outcome in self._answer_all([text])]
+        return [result for text in batch for result in self._answer_all([text])]
 
-    def _answer(self, servable: Servable, batch: list[_Waiting]) -> list[_Outcome]:
-        encoded = servable.tokenize([text.inputs for text in batch])
-        outcomes: list[_Outcome] = []
-        for rows in within_budget([len(item.ids) for item in encoded], self._batch_tokens):
-            answers = _run(servable, [encoded[row] for row in rows])
-            outcomes += zip([batch[row] for row in rows], answers, strict=True)
-        return outcomes
+    def _answer(self, servable: Servable, batch: list[_Text]) -> list[_Result]:
+        stale = [text for text in batch if text.tokenizer != _tokenizer_of(servable)]
+        if not stale:
+            return _run(servable, [text.encoded for text in batch])
+        _tokenize(servable, stale)  # the version changed, and its tokenizer with it
+        results: list[_Result] = [NotReady()] * len(batch)
+        for rows in within_budget([text.length for text in batch], self._batch_tokens):
+            for row, result in zip(rows, _run(servable, [batch[row].encoded for row in rows]), strict=True):
+                results[row] = result
+        return results
+
+
+def choose(texts: list[_Text], *, share: int, budget: int) -> tuple[list[_Text], list[_Text]]:
+    """A batch around the text that is due first, and the rest.
+
+    Args:
+        texts: in the order in which they are due.
+        share: texts of the batch, at most.
+        budget: rows x longest row of the batch, at most, in tokens; a single text may be longer.
+    """
+    if len(texts) <= 1:
+        return texts, []
+    by_length = sorted(texts, key=_length)
+    low = high = by_length.index(texts[0])
+    width = filled = texts[0].length
+    for rows in range(2, share + 1):
+        # Grow to the side where the neighbour costs less padding: its own, or that of all others.
+        shorter = by_length[low - 1].length if low else -math.inf
+        longer = by_length[high + 1].length if high + 1 < len(by_length) else math.inf
+        goes_down = width - shorter <= (rows - 1) * (longer - width)
+        added = shorter if goes_down else longer
+        width_then = max(width, added)
+        if rows * width_then > budget or rows * width_then - filled - added > _PADDING:
+            break
+        low, high = (low - 1, high) if goes_down else (low, high + 1)
+        width, filled = int(width_then), filled + int(added)
+    return by_length[low : high + 1], by_length[:low] + by_length[high + 1 :]
+
+
+def _length(text: _Text) -> int:
+    return text.length
 
 
 def within_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -200,7 +390,35 @@ def within_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
-def _run(servable: Servable, encoded: list[Encoded]) -> list[Answer | Exception]:
+def _key_of(inputs: Inputs) -> object:
+    """Equal for equal inputs; None where they cannot be compared cheaply."""
+    values = tuple(inputs.values())
+    return values if all(isinstance(value, str) for value in values) else None
+
+
+def _tokenizer_of(servable: Servable) -> tuple[str, int]:
+    manifest = servable.manifest
+    return manifest.files[TOKENIZER].sha256, manifest.max_tokens
+
+
+def _tokenize(servable: Servable, texts: list[_Text]) -> None:
+    tokenizer = _tokenizer_of(servable)
+    for text, encoded in zip(texts, servable.tokenize([text.inputs for text in texts]), strict=True):
+        text.encoded, text.tokenizer = encoded, tokenizer
+
+
+def _tokenize_each(servable: Servable, texts: list[_Text]) -> list[tuple[_Text, Exception]]:
+    """One by one, since one of them is to blame; returns those that cannot be tokenized."""
+    failed: list[tuple[_Text, Exception]] = []
+    for text in texts:
+        try:
+            _tokenize(servable, [text])
+        except Exception as error:
+            failed.append((text, error))
+    return failed
+
+
+def _run(servable: Servable, encoded: list[Encoded]) -> list[_Result]:
     started = time.perf_counter()
     logits, _ = servable.run(encoded)
     BATCH_SECONDS.observe(time.perf_counter() - started)
@@ -216,21 +434,17 @@ def _run(servable: Servable, encoded: list[Encoded]) -> list[Answer | Exception]
     ]
 
 
-def _deliver(outcomes: list[_Outcome]) -> None:
+def _deliver(outcomes: Iterable[tuple[_Text, _Result]]) -> None:
     """Hand the answers to the event loops that wait for them: one call for each loop, not for each answer."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-    for outcome in outcomes:
-        by_loop.setdefault(outcome[0].loop, []).append(outcome)
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Request, int, _Result]]] = {}
+    for text, result in outcomes:
+        for request, index in text.waiters:
+            by_loop.setdefault(request.loop, []).append((request, index, result))
     for loop, mine in by_loop.items():
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
             loop.call_soon_threadsafe(_resolve, mine)
 
 
-def _resolve(outcomes: list[_Outcome]) -> None:
-    for text, answer in outcomes:
-        if text.answer.done():
-            continue
-        if isinstance(answer, Exception):
-            text.answer.set_exception(answer)
-        else:
-            text.answer.set_result(answer)
+def _resolve(results: list[tuple[_Request, int, _Result]]) -> None:
+    for request, index, result in results:
+        request.take(index, result)

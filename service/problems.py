@@ -1,7 +1,8 @@
 """What goes wrong with a request, as a status, a code and a sentence: the only error format of the HTTP API."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import pydantic_core
 from starlette.responses import Response
@@ -47,7 +48,7 @@ class JsonResponse(Response):
         return pydantic_core.to_json(content, inf_nan_mode="null")
 
 
-_RETRY = {"Retry-After": "1"}
+_LONGEST_RETRY_S: Final = 60
 
 #: the first class that fits decides, so a subclass stands before its base
 _STATUS: tuple[tuple[type[RatchetError], int, str], ...] = (
@@ -70,9 +71,16 @@ def http_error(error: RatchetError) -> HttpError | None:
     """The answer that an error of ours amounts to; None for one that a request should never meet."""
     for kind, status, code in _STATUS:
         if isinstance(error, kind):
-            headers = _RETRY if isinstance(error, Retryable) else {}
-            return HttpError(status, code, str(error), headers)
+            return HttpError(status, code, str(error), _headers(error))
     return None
+
+
+def _headers(error: RatchetError) -> dict[str, str]:
+    """When to come back, for an error that passes."""
+    if not isinstance(error, Retryable):
+        return {}
+    wait_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
+    return {"Retry-After": str(min(max(math.ceil(wait_s), 1), _LONGEST_RETRY_S))}
 
 
 def error_response(error: HttpError) -> Response:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from core.bundle import ModelBundle
 from core.errors import NotReady, Overloaded
 from core.runtime import Encoded, Servable
-from service.batcher import Batcher, within_budget
+from service.batcher import Answer, Batcher, within_budget
 from service.problems import DeadlineExceeded
 from tests.service.serving import LABELS, champion, serving, settings_for
 from tests.support import wait_until
@@ -63,6 +63,21 @@ def texts(*items: str) -> list[dict[str, str]]:
     return [{"text": item} for item in items]
 
 
+def ask_each(batcher: Batcher, *items: str) -> list["asyncio.Task[list[Answer]]"]:
+    """A request for each text."""
+    return [asyncio.create_task(batcher.predict(texts(item), timeout_s=10)) for item in items]
+
+
+async def occupy(batcher: Batcher, model: Watched) -> list["asyncio.Task[list[Answer]]"]:
+    """Hold both lanes up, until the gate is opened."""
+    model.gate.clear()
+    running = []
+    for number in (1, 2):  # one by one, or a lane takes both
+        running += ask_each(batcher, f"busy{number}")
+        await asyncio.to_thread(wait_until, lambda number=number: len(model.batches) == number)
+    return running
+
+
 def test_answers_are_those_of_the_model_in_the_order_asked(batcher: Batcher, model: Watched) -> None:
     asked = texts(*WORDS, " ".join(WORDS), "hello " * 300, "nothing it knows")
     answers = asyncio.run(batcher.predict(asked, timeout_s=10))
@@ -90,10 +105,8 @@ def test_groups_hold_each_row_once_and_keep_the_budget(lengths: list[int], budge
 
 def test_what_waits_is_shared_between_the_lanes(batcher: Batcher, model: Watched) -> None:
     async def ask() -> None:
-        model.gate.clear()
-        first = [asyncio.create_task(batcher.predict(texts("hello"), timeout_s=10)) for _ in range(2)]
-        await asyncio.to_thread(wait_until, lambda: len(model.batches) == 2)  # both lanes are busy
-        rest = [asyncio.create_task(batcher.predict(texts("where is"), timeout_s=10)) for _ in range(8)]
+        first = await occupy(batcher, model)
+        rest = ask_each(batcher, *WORDS[:8])
         await asyncio.to_thread(wait_until, lambda: batcher.depth == 8)
         model.gate.set()
         await asyncio.gather(*first, *rest)
@@ -103,27 +116,153 @@ def test_what_waits_is_shared_between_the_lanes(batcher: Batcher, model: Watched
     assert len(model.batches) <= 6
 
 
+def test_equal_texts_in_flight_are_answered_once_and_for_everybody(batcher: Batcher, model: Watched) -> None:
+    async def ask() -> list[list[Answer]]:
+        first = await occupy(batcher, model)
+        waiting = ask_each(batcher, "hello", "hello", "busy1")  # the last one is being run already
+        waiting.append(asyncio.create_task(batcher.predict(texts("hello", "where", "hello"), timeout_s=10)))
+        given_up = asyncio.create_task(batcher.predict(texts("where"), timeout_s=0.05))
+        assert isinstance((await asyncio.gather(given_up, return_exceptions=True))[0], DeadlineExceeded)
+        assert batcher.depth == 2
+        model.gate.set()
+        return list(await asyncio.gather(*first, *waiting))
+
+    answers = asyncio.run(ask())
+    assert [len(answer) for answer in answers] == [1, 1, 1, 1, 1, 3]
+    assert sum(len(batch) for batch in model.batches) == 4
+    expected = model.predict(texts("hello", "where"))
+    assert [answer.output for answer in answers[-1]] == [expected[0], expected[1], expected[0]]
+    assert answers[4][0].output == answers[0][0].output
+
+
+def test_a_small_request_does_not_wait_for_the_end_of_a_big_one(model: Watched) -> None:
+    done: list[str] = []
+
+    async def note(name: str, batcher: Batcher, items: list[dict[str, str]]) -> None:
+        await batcher.predict(items, timeout_s=30)
+        done.append(name)
+
+    async def ask() -> None:
+        batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=16)
+        batcher.start()
+        model.gate.clear()
+        big = asyncio.create_task(note("big", batcher, texts(*(f"{WORDS[n % 60]} {n}" for n in range(400)))))
+        await asyncio.to_thread(wait_until, lambda: model.batches)
+        small = [asyncio.create_task(note("small", batcher, texts(f"small {n}"))) for n in range(5)]
+        await asyncio.to_thread(wait_until, lambda: batcher.depth > 390)
+        model.gate.set()
+        await asyncio.gather(*small)
+        assert len(model.batches) < 10  # of the fifty that the big one takes
+        await big
+        batcher.stop(5)
+
+    asyncio.run(ask())
+    assert done == ["small"] * 5 + ["big"]
+
+
+def test_a_big_request_is_not_starved_by_an_endless_row_of_small_ones(model: Watched) -> None:
+    async def ask() -> int:
+        batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=8)
+        batcher.start()
+        big = asyncio.create_task(batcher.predict(texts(*(f"{WORDS[n % 60]} {n}" for n in range(40))), timeout_s=30))
+        asked = 0
+        waiting: set[asyncio.Task[list[Answer]]] = set()
+        while not big.done():
+            while len(waiting) < 16:  # there are always more of them than fit into a batch
+                asked += 1
+                waiting |= set(ask_each(batcher, f"small {asked}"))
+            _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*waiting)
+        batcher.stop(5)
+        return asked
+
+    assert asyncio.run(ask()) < 40 * 8  # it has a quarter of the lanes, so about three small ones go before each text
+
+
+def test_texts_of_like_length_share_a_batch(model: Watched) -> None:
+    long = " ".join(WORDS)
+
+    async def ask() -> None:
+        batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=4096)
+        batcher.start()
+        model.gate.clear()
+        first = ask_each(batcher, "busy")
+        await asyncio.to_thread(wait_until, lambda: model.batches)
+        rest = ask_each(batcher, *(f"{long} {n}" if n % 2 else f"short {n}" for n in range(24)))
+        await asyncio.to_thread(wait_until, lambda: batcher.depth == 24)
+        model.gate.set()
+        await asyncio.gather(*first, *rest)
+        batcher.stop(5)
+
+    asyncio.run(ask())
+    assert sorted(len(batch) for batch in model.batches) == [1, 12, 12]
+    for batch in model.batches:
+        assert len({len(item.ids) for item in batch}) == 1
+
+
+def test_who_has_gone_costs_no_call_of_the_model(batcher: Batcher, model: Watched) -> None:
+    async def ask() -> None:
+        running = await occupy(batcher, model)
+        is_gone = threading.Event()
+        left = asyncio.create_task(batcher.predict(texts("card lost"), timeout_s=10, gone=is_gone.is_set))
+        cancelled = asyncio.create_task(batcher.predict(texts("where is my"), timeout_s=10))
+        await asyncio.to_thread(wait_until, lambda: batcher.depth == 2)
+        is_gone.set()
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(*running)
+        await asyncio.gather(*ask_each(batcher, "hello"))
+        assert batcher.depth == 0
+        assert not left.done()
+        left.cancel()
+
+    asyncio.run(ask())
+    assert all(len(item.ids) == 1 for batch in model.batches for item in batch)
+
+
+def test_what_would_take_longer_than_its_deadline_is_refused_at_once(model: Watched) -> None:
+    async def ask() -> None:
+        batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=8)
+        batcher.start()
+        model.gate.clear()
+        first = ask_each(batcher, "busy")
+        await asyncio.sleep(0.5)  # so slow is a call of this model
+        model.gate.set()
+        await asyncio.gather(*first)
+        model.gate.clear()
+        waiting = ask_each(batcher, "busy again")
+        await asyncio.to_thread(wait_until, lambda: len(model.batches) == 2)
+        waiting += ask_each(batcher, *(f"word{n}" for n in range(20)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as refused:
+            await batcher.predict(texts("hello"), timeout_s=1)
+        assert refused.value.retry_after_s > 1
+        waiting += ask_each(batcher, "hello")  # who has more time may wait
+        model.gate.set()
+        await asyncio.gather(*waiting)
+        batcher.stop(5)
+
+    asyncio.run(ask())
+
+
 def test_a_full_queue_refuses_and_recovers(batcher: Batcher, model: Watched) -> None:
     async def ask() -> None:
-        model.gate.clear()
-        running = [asyncio.create_task(batcher.predict(texts("hello"), timeout_s=10)) for _ in range(2)]
-        await asyncio.to_thread(wait_until, lambda: len(model.batches) == 2)
-        running += [asyncio.create_task(batcher.predict(texts("hello"), timeout_s=10)) for _ in range(8)]
+        running = await occupy(batcher, model)
+        running += ask_each(batcher, *WORDS[:8])
         await asyncio.to_thread(wait_until, lambda: batcher.depth == 8)
         with pytest.raises(Overloaded):
             await batcher.predict(texts("hello"), timeout_s=10)
         model.gate.set()
         await asyncio.gather(*running)
-        await batcher.predict(texts(*["hello"] * 20), timeout_s=10)  # an idle one takes more than its queue holds
+        await batcher.predict(texts(*WORDS[:20]), timeout_s=10)  # an idle one takes more than its queue holds
 
     asyncio.run(ask())
 
 
 def test_a_late_answer_is_an_error_and_its_text_is_never_run(batcher: Batcher, model: Watched) -> None:
     async def ask() -> None:
-        model.gate.clear()
-        running = [asyncio.create_task(batcher.predict(texts("hello"), timeout_s=10)) for _ in range(2)]
-        await asyncio.to_thread(wait_until, lambda: len(model.batches) == 2)
+        running = await occupy(batcher, model)
         with pytest.raises(DeadlineExceeded):
             await batcher.predict(texts("word1 word2 word3"), timeout_s=0.05)
         model.gate.set()
@@ -136,10 +275,8 @@ def test_a_late_answer_is_an_error_and_its_text_is_never_run(batcher: Batcher, m
 
 def test_one_bad_text_does_not_take_its_neighbours_down(batcher: Batcher, model: Watched) -> None:
     async def ask() -> list[Any]:
-        model.gate.clear()
-        first = [asyncio.create_task(batcher.predict(texts("hello"), timeout_s=10)) for _ in range(2)]
-        await asyncio.to_thread(wait_until, lambda: len(model.batches) == 2)
-        good = [asyncio.create_task(batcher.predict(texts("hello"), timeout_s=10)) for _ in range(3)]
+        first = await occupy(batcher, model)
+        good = ask_each(batcher, "hello", "where", "card")
         bad = asyncio.create_task(batcher.predict([{"no": "text"}], timeout_s=10))
         await asyncio.to_thread(wait_until, lambda: batcher.depth == 4)
         model.gate.set()
@@ -165,7 +302,7 @@ def test_429_and_503_over_http(home: Path) -> None:
         served.program.batcher._live = lambda: model
         model.gate.clear()
         with ThreadPoolExecutor(6) as pool:
-            responses = list(pool.map(lambda _: served.client.post("/v1/predict", json={"text": "x"}), range(6)))
+            responses = list(pool.map(lambda n: served.client.post("/v1/predict", json={"text": f"x{n}"}), range(6)))
         model.gate.set()
         codes = {(response.status_code, response.json()["error"]["code"]) for response in responses}
         assert codes == {(429, "overloaded"), (503, "timeout")}
