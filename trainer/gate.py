@@ -148,7 +148,7 @@ class Gate:
         )
 
     def _non_inferior(self, rival: str, difference: PairedDifference) -> Check:
-        margin = self._settings.gate_margin
+        margin = self._margin(difference)
         points = 100 * difference.estimate
         facts = f"{difference.gained} gained, {difference.lost} lost of {difference.count} holdout texts"
         if difference.count >= FULL_POWER:
@@ -157,9 +157,15 @@ class Gate:
             ruling = f"95 % lower bound {100 * bound:+.2f} points, margin {100 * margin:g}"
         else:
             passed = difference.estimate >= -margin - 1e-12
-            ruling = f"low power: the estimate decides, margin {100 * margin:g}"
+            ruling = f"low power: the estimate decides, margin {100 * margin:.3g}"
         verb = "is no worse than" if passed else "is worse than"
         return Check(name="holdout", passed=passed, reason=f"{verb} {rival}: {points:+.2f} points ({facts}; {ruling})")
+
+    def _margin(self, difference: PairedDifference) -> float:
+        """Where one text is more than the margin, one text is the margin: on ten texts a single flip is chance."""
+        if not 0 < difference.count < FULL_POWER:
+            return self._settings.gate_margin
+        return max(self._settings.gate_margin, 1 / difference.count)
 
     def _veto(self, difference: PairedDifference) -> Check:
         margin = self._settings.gate_veto_margin

@@ -207,7 +207,7 @@ def test_replay_and_evaluate_play_a_stream_and_report(ratchet: RunningRatchet, t
 
 
 def test_the_same_loop_runs_on_kafka(tmp_path: Path, kafka: str) -> None:
-    seed = write_seed(tmp_path / "seed.jsonl", labels=4, each=15)
+    seed = write_seed(tmp_path / "seed.jsonl", labels=4, each=25)
     model = f"t{new_id().replace('-', '')[-20:]}"  # a model of its own: others' events on the broker are not ours
     settings = {"RATCHET_MODEL": model}
     running = RunningRatchet(tmp_path / "home", arguments=["--seed", str(seed), "--kafka", kafka], settings=settings)

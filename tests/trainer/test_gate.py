@@ -79,6 +79,15 @@ def test_below_3000_texts_the_estimate_decides_with_a_margin_and_the_verdict_say
     assert "low power" in beyond.reasons[0]
 
 
+def test_where_one_text_is_more_than_the_margin_one_text_may_be_lost_and_no_second_one(
+    servables: dict[str, Servable],
+) -> None:
+    assert judge(servables["no"], servables["yes"], holdout=(16, 15)).passed
+    assert failed(judge(servables["no"], servables["yes"], holdout=(16, 14))) == {"holdout"}
+    once_lost = judge(servables["no"], servables["yes"], holdout=(16, 15)).evaluation["best"]
+    assert once_lost == servables["yes"].version, "the next one is measured from the same bar"
+
+
 def test_the_margin_is_not_for_fine_tuning_which_must_earn_its_place(
     servables: dict[str, Servable], tmp_path: Path
 ) -> None:
