@@ -24,9 +24,9 @@ class _Service(bentoml.Service[Any]):  # type: ignore[misc] # bentoml loads the 
         # BentoML calls this in the worker. Its supervisor and `bentoml build` import this module, too, and would wait
         # seconds for ONNX Runtime and the database drivers that they never use.
         from service.routes import ENDPOINTS  # noqa: PLC0415
-        from service.web import create_app, start_program  # noqa: PLC0415
+        from service.web import Application, start_program  # noqa: PLC0415
 
-        web = create_app(ENDPOINTS, lambda: start_program(end_with_parent=_is_worker()))
+        web = Application(ENDPOINTS, lambda: start_program(end_with_parent=_is_worker()))
         self.mount_asgi_app(web, path="/")
         inner: ASGIApp = super().to_asgi(is_main=is_main)
 

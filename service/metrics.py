@@ -7,6 +7,7 @@ are read at the moment they are asked for: the files know no removal, and a dead
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -56,6 +57,19 @@ class Reading:
     name: str
     value: float
     labels: dict[str, str]
+
+
+@cache
+def _children(route: str, status: str) -> tuple[Counter, Histogram]:
+    """A request's metrics; to look them up costs more than to count."""
+    return REQUESTS.labels(route=route, status=status), REQUEST_SECONDS.labels(route=route)
+
+
+def observe_request(route: str, status: int, seconds: float) -> None:
+    """Count a request that ended. Routes and statuses are few, and so are the pairs that are kept."""
+    requests, times = _children(route, str(status))
+    requests.inc()
+    times.observe(seconds)
 
 
 class _Gauges(Collector):

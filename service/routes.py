@@ -23,7 +23,7 @@ from service.problems import HttpError, JsonResponse
 from service.program import Program
 from service.recorder import is_audit
 from service.schemas import is_id, parse_feedback, parse_predict, show_live, stable_id
-from service.web import Endpoint, read_document
+from service.web import Endpoint, departed, read_document
 
 if TYPE_CHECKING:
     from core.examples import ExampleStore
@@ -33,7 +33,7 @@ async def predict(program: Program, request: Request, caller: Caller) -> Respons
     """``POST /v1/predict``."""
     settings = program.settings
     asked = parse_predict(await read_document(request), program.task, settings)
-    answers = await program.batcher.predict(asked.inputs, timeout_s=settings.request_timeout_s)
+    answers = await program.batcher.predict(asked.inputs, timeout_s=settings.request_timeout_s, gone=departed(request))
     predictions = [
         _prediction(program, inputs, answer, caller) for inputs, answer in zip(asked.inputs, answers, strict=True)
     ]

@@ -5,30 +5,31 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pydantic_core
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from core.errors import RatchetError
 from core.events import new_id
 from core.logs import configure_logs, get_logger
-from core.settings import Role, load_settings
+from core.settings import Role, Settings, load_settings
 from service.auth import Caller
-from service.metrics import INTERNAL_ERRORS, REQUEST_SECONDS, REQUESTS
-from service.problems import HttpError, error_response, http_error
+from service.metrics import INTERNAL_ERRORS, observe_request
+from service.problems import ClientGone, HttpError, error_response, http_error
 from service.program import Program
 
 #: asked by probes and scrapers, which call a pod by its address: they say nothing that a foreign page could use
 _ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 _ROUTE: Final = "ratchet.route"
+_LATE: Final = "the body is late"
 _HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _log = get_logger()
 
@@ -45,45 +46,88 @@ class Endpoint:
     role: Role | None
     handler: Handler
 
-    def route(self) -> Route:
-        """It as Starlette's."""
-
-        async def answer(request: Request) -> Response:
-            program: Program = request.app.state.program
-            request.scope[_ROUTE] = self.name
-            client = request.client.host if request.client else None
-            if self.role is None:
-                return await self.handler(program, request, _NOBODY)
-            caller = program.keys.identify(request.headers.get("authorization"), client)
-            caller.require(self.role)
-            return await self.handler(program, request, caller)
-
-        return Route(self.path, answer, methods=[self.method], name=self.name)
+    async def answer(self, request: Request) -> Response:
+        """What the handler says, if the caller may ask. Raises HttpError, or a RatchetError."""
+        program: Program = request.scope["app"].state.program
+        request.scope[_ROUTE] = self.name
+        if self.role is None:
+            return await self.handler(program, request, _NOBODY)
+        client = request.scope["client"]
+        caller = program.keys.identify(_header(request.scope, b"authorization"), client[0] if client else None)
+        caller.require(self.role)
+        return await self.handler(program, request, caller)
 
 
 _NOBODY: Final = Caller(id="", roles=frozenset(), trusted=False)
 
 
-def create_app(endpoints: Sequence[Endpoint], start: Callable[[], Program]) -> Starlette:
-    """The application; ``start`` makes the running program when the server starts."""
+class Application(Starlette):
+    """Around every request: the checks that come first, an answer whatever happens, and the metrics.
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        program = start()
-        app.state.program = program
+    Starlette's own stack around its router is left out: it costs as much as all the rest of a request. A path without
+    parameters needs no router either.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], start: Callable[[], Program]) -> None:
+        """``start`` makes the running program when the server starts."""
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            program = start()
+            app.state.program = program
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(program.stop)
+
+        super().__init__(
+            routes=[Route(each.path, each.answer, methods=[each.method], name=each.name) for each in endpoints],
+            lifespan=lifespan,
+        )
+        self.router.redirect_slashes = False  # a path is right or it is 404
+        self._fixed = {(each.method, each.path): each for each in endpoints if "{" not in each.path}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        started = time.perf_counter()
+        sending = _Sending(send)
         try:
-            yield
+            scope["app"] = self
+            _check_origin(scope, self.state.program)
+            endpoint = self._fixed.get((scope["method"], scope["path"]))
+            if endpoint is None:
+                await self.router(scope, receive, sending)
+            else:
+                response = await endpoint.answer(Request(scope, receive, sending))
+                await response(scope, receive, sending)
+        except (ClientDisconnect, ClientGone):
+            sending.status = sending.status or 499  # nobody is there to be answered
+        except Exception as error:
+            response = error_response(_explain(error, scope))
+            if sending.status:  # half of an answer is out already; the server cuts the connection
+                raise
+            await response(scope, receive, sending)
         finally:
-            await asyncio.to_thread(program.stop)
+            observe_request(scope.get(_ROUTE, "none"), sending.status, time.perf_counter() - started)
 
-    app = Starlette(
-        routes=[endpoint.route() for endpoint in endpoints],
-        middleware=[Middleware(_Shell)],
-        exception_handlers={HTTPException: _no_such_route},
-        lifespan=lifespan,
-    )
-    app.router.redirect_slashes = False  # a path is right or it is 404
-    return app
+
+class _Sending:
+    """Sends on, with the headers of every answer, and remembers the status."""
+
+    __slots__ = ("_send", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *_HEADERS]
+        return self._send(message)
 
 
 def start_program(*, end_with_parent: bool) -> Program:
@@ -95,66 +139,36 @@ def start_program(*, end_with_parent: bool) -> Program:
     return program
 
 
-async def _no_such_route(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
-    code = _CODES.get(error.status_code, "http_error")
-    return error_response(HttpError(error.status_code, code, str(error.detail), error.headers))
-
-
-class _Shell:
-    """Around every request: the checks that come first, an answer whatever happens, and the metrics."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        status = 0
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
-            await send(message)
-
-        try:
-            _check_origin(scope)
-            await self._app(scope, receive, sending)
-        except ClientDisconnect:
-            status = status or 499  # nobody is there to be answered
-        except Exception as error:
-            response = error_response(_explain(error, scope))
-            if status:  # half of an answer is out already; the server cuts the connection
-                raise
-            await response(scope, receive, sending)
-        finally:
-            route = scope.get(_ROUTE, "none")
-            REQUESTS.labels(route=route, status=str(status)).inc()
-            REQUEST_SECONDS.labels(route=route).observe(time.perf_counter() - started)
-
-
-def _check_origin(scope: Scope) -> None:
+def _check_origin(scope: Scope, program: Program) -> None:
     """Refuse what a browser sends on behalf of a foreign page. Raises HttpError."""
-    program: Program = scope["app"].state.program
-    headers = {name: value for name, value in scope["headers"] if name in (b"host", b"origin")}
     if scope["path"] not in _ANY_HOST:
-        program.hosts.check_host(_text(headers.get(b"host")))
+        program.hosts.check_host(_header(scope, b"host"))
     if scope["method"] not in ("GET", "HEAD"):
-        program.hosts.check_origin(_text(headers.get(b"origin")))
+        program.hosts.check_origin(_header(scope, b"origin"))
 
 
-def _text(header: bytes | None) -> str | None:
-    return header.decode("latin-1") if header is not None else None
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    for name, value in scope["headers"]:
+        if name == wanted:
+            return bytes(value).decode("latin-1")
+    return None
+
+
+def departed(request: Request) -> Callable[[], bool] | None:
+    """Tells at any time, and from any thread, whether the client has gone; None where the server does not know it yet.
+
+    Asking the server costs nothing; a task for each request that waits for the message would cost more than the rest of it.
+    """
+    cycle = getattr(request.receive, "__self__", None)  # uvicorn's, which BentoML serves with
+    return partial(getattr, cycle, "disconnected") if hasattr(cycle, "disconnected") else None
 
 
 def _explain(error: Exception, scope: Scope) -> HttpError:
     if isinstance(error, HttpError):
         return error
+    if isinstance(error, HTTPException):  # the router's: no such path, or another method
+        code = _CODES.get(error.status_code, "http_error")
+        return HttpError(error.status_code, code, str(error.detail), error.headers)
     if isinstance(error, RatchetError) and (known := http_error(error)) is not None:
         return known
     INTERNAL_ERRORS.inc()
@@ -173,31 +187,40 @@ async def read_document(request: Request, *, required: bool = True) -> dict[str,
     Raises:
         HttpError: 400 not a JSON object, 408 too slow, 413 too large, 415 not JSON.
     """
-    settings = request.app.state.program.settings
-    length = request.headers.get("content-length", "")
+    settings = request.scope["app"].state.program.settings
+    length = _header(request.scope, b"content-length") or ""
     if length.isdigit() and int(length) > settings.max_request_bytes:
         raise _too_large(settings.max_request_bytes)
     if required or length not in ("", "0"):
         _check_type(request)
-    try:
-        async with asyncio.timeout(settings.request_timeout_s):
-            body = await _read(request, settings.max_request_bytes)
-    except TimeoutError:
-        raise HttpError(408, "request_timeout", "the body did not come in time", {"Connection": "close"}) from None
+    body = await _read(request, settings)
     if not body and not required:
         return {}
     _check_type(request)
     return _parse(body)
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    parts, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:  # a chunked body says its length only by its end
-            raise _too_large(limit)
-        parts.append(chunk)
-    return b"".join(parts)
+async def _read(request: Request, settings: Settings) -> bytes:
+    """The body, within the limits of size and time. Raises HttpError, or ClientDisconnect."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a server runs requests as tasks
+    # Not asyncio.timeout, which costs several times as much.
+    alarm = asyncio.get_running_loop().call_later(settings.request_timeout_s, task.cancel, _LATE)
+    try:
+        parts, size = [], 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > settings.max_request_bytes:  # a chunked body says its length only by its end
+                raise _too_large(settings.max_request_bytes)
+            parts.append(chunk)
+        return b"".join(parts)
+    except asyncio.CancelledError as cancelled:
+        if cancelled.args != (_LATE,):
+            raise
+        task.uncancel()
+        raise HttpError(408, "request_timeout", "the body did not come in time", {"Connection": "close"}) from None
+    finally:
+        alarm.cancel()
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -211,10 +234,10 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 def _check_type(request: Request) -> None:
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = (_header(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise HttpError(415, "unsupported_media_type", "send JSON, with `Content-Type: application/json`")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if (_header(request.scope, b"content-encoding") or "identity").lower() != "identity":
         raise HttpError(415, "unsupported_media_type", "send the body as it is, without Content-Encoding")
 
 

@@ -16,7 +16,7 @@ from core.registry import Promotion, Registry
 from core.settings import Settings
 from service.program import Program
 from service.routes import ENDPOINTS
-from service.web import create_app
+from service.web import Application
 from tests.support import wait_until
 from tests.support_bundles import make_bundle
 
@@ -82,7 +82,7 @@ def serving(settings: Settings, *, ready: bool = True) -> Iterator[Served]:
         program.start()
         return program
 
-    config = uvicorn.Config(create_app(ENDPOINTS, start), port=0, log_config=None, lifespan="on")
+    config = uvicorn.Config(Application(ENDPOINTS, start), port=0, log_config=None, lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
