@@ -173,21 +173,30 @@ async def read_document(request: Request, *, required: bool = True) -> dict[str,
     Raises:
         HttpError: 400 not a JSON object, 408 too slow, 413 too large, 415 not JSON.
     """
+    if required or request.headers.get("content-length", "") not in ("", "0"):
+        _check_type(request)
+    body = await read_body(request)
+    if not body and not required:
+        return {}
+    _check_type(request)
+    return parse_document(body)
+
+
+async def read_body(request: Request) -> bytes:
+    """The body as it came.
+
+    Raises:
+        HttpError: 408 too slow, 413 too large.
+    """
     settings = request.app.state.program.settings
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > settings.max_request_bytes:
         raise _too_large(settings.max_request_bytes)
-    if required or length not in ("", "0"):
-        _check_type(request)
     try:
         async with asyncio.timeout(settings.request_timeout_s):
-            body = await _read(request, settings.max_request_bytes)
+            return await _read(request, settings.max_request_bytes)
     except TimeoutError:
         raise HttpError(408, "request_timeout", "the body did not come in time", {"Connection": "close"}) from None
-    if not body and not required:
-        return {}
-    _check_type(request)
-    return _parse(body)
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -200,7 +209,8 @@ async def _read(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def parse_document(body: bytes) -> dict[str, Any]:
+    """Bytes as a JSON object. Raises HttpError 400."""
     try:
         document = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -214,6 +224,11 @@ def _check_type(request: Request) -> None:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise HttpError(415, "unsupported_media_type", "send JSON, with `Content-Type: application/json`")
+    refuse_compressed(request)
+
+
+def refuse_compressed(request: Request) -> None:
+    """Refuse a body that would have to be unpacked first: its size says nothing then. Raises HttpError 415."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HttpError(415, "unsupported_media_type", "send the body as it is, without Content-Encoding")
 
