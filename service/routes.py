@@ -17,6 +17,7 @@ from core.events import INTERACTIONS, Feedback, encode, new_id
 from core.settings import Role
 from service.auth import Caller
 from service.metrics import FEEDBACK_RECEIVED, render
+from service.openinference import OPEN_INFERENCE_ENDPOINTS
 from service.operators import OPERATOR_ENDPOINTS
 from service.predictions import make_predictions, show_prediction
 from service.problems import HttpError, JsonResponse
@@ -152,6 +153,7 @@ ENDPOINTS = (
     ),
     Endpoint(method="GET", path="/v1/model", name="model", role=Role.PREDICT, handler=live_model),
     *OPERATOR_ENDPOINTS,
+    *OPEN_INFERENCE_ENDPOINTS,
     Endpoint(method="GET", path="/livez", name="livez", role=None, handler=alive),
     Endpoint(method="GET", path="/readyz", name="readyz", role=None, handler=ready),
     Endpoint(method="GET", path="/metrics", name="metrics", role=None, handler=metrics),

@@ -26,7 +26,7 @@ from service.problems import HttpError, error_response, http_error
 from service.program import Program
 
 #: asked by probes and scrapers, which call a pod by its address: they say nothing that a foreign page could use
-_ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 _CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 _ROUTE: Final = "ratchet.route"
 _HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
@@ -95,10 +95,10 @@ def start_program(*, end_with_parent: bool) -> Program:
     return program
 
 
-async def _no_such_route(_request: Request, error: Exception) -> Response:
+async def _no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     code = _CODES.get(error.status_code, "http_error")
-    return error_response(HttpError(error.status_code, code, str(error.detail), error.headers))
+    return error_response(HttpError(error.status_code, code, str(error.detail), error.headers), request.url.path)
 
 
 class _Shell:
@@ -128,7 +128,7 @@ class _Shell:
         except ClientDisconnect:
             status = status or 499  # nobody is there to be answered
         except Exception as error:
-            response = error_response(_explain(error, scope))
+            response = error_response(_explain(error, scope), scope["path"])
             if status:  # half of an answer is out already; the server cuts the connection
                 raise
             await response(scope, receive, sending)
