@@ -23,6 +23,7 @@ from service.predictions import make_predictions, show_prediction
 from service.problems import HttpError, JsonResponse
 from service.program import Program
 from service.schemas import is_id, parse_feedback, parse_predict, show_live, stable_id
+from service.stream import STREAM_ENDPOINT
 from service.web import Endpoint, read_document
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def _source(page: bytes, tag: bytes) -> str:
 
 ENDPOINTS = (
     Endpoint(method="POST", path="/v1/predict", name="predict", role=Role.PREDICT, handler=predict),
+    STREAM_ENDPOINT,
     Endpoint(method="POST", path="/v1/feedback", name="feedback", role=Role.FEEDBACK, handler=give_feedback),
     Endpoint(
         method="GET", path="/v1/feedback/{feedback_id}", name="outcome", role=Role.FEEDBACK, handler=feedback_outcome

@@ -128,7 +128,7 @@ class _Shell:
         except ClientDisconnect:
             status = status or 499  # nobody is there to be answered
         except Exception as error:
-            response = error_response(_explain(error, scope), scope["path"])
+            response = error_response(explain(error, scope), scope["path"])
             if status:  # half of an answer is out already; the server cuts the connection
                 raise
             await response(scope, receive, sending)
@@ -152,7 +152,8 @@ def _text(header: bytes | None) -> str | None:
     return header.decode("latin-1") if header is not None else None
 
 
-def _explain(error: Exception, scope: Scope) -> HttpError:
+def explain(error: Exception, scope: Scope) -> HttpError:
+    """What is answered to an error; one that nobody foresaw is logged under an id that the answer names."""
     if isinstance(error, HttpError):
         return error
     if isinstance(error, RatchetError) and (known := http_error(error)) is not None:
