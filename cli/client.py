@@ -18,10 +18,10 @@ class Client:
     """Connections to a service, for a ``with`` block. Raises RequestFailed with the service's own words."""
 
     def __init__(self, url: str, key: str | None) -> None:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._url = url
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.url = url
         try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=30.0)
+            self._http = httpx.Client(base_url=url, headers=self.headers, timeout=30.0)
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise RequestFailed(f"the URL or the key cannot be used: {error}") from error
 
@@ -62,7 +62,7 @@ class Client:
             response = self._http.request(method, path, json=body, headers=headers)
         except httpx.HTTPError as error:
             raise RequestFailed(
-                f"no answer from {self._url}: {error or type(error).__name__}; is it running?"
+                f"no answer from {self.url}: {error or type(error).__name__}; is it running?"
             ) from error
         try:
             document = response.json()
@@ -73,7 +73,7 @@ class Client:
             message = problem.get("message") if isinstance(problem, dict) else None
             raise RequestFailed(f"{path}: {message or response.status_code}")
         if not isinstance(document, dict) or (field and field not in document):
-            raise RequestFailed(f"{path}: the answer of {self._url} is not that of a ratchet service")
+            raise RequestFailed(f"{path}: the answer of {self.url} is not that of a ratchet service")
         return document
 
 

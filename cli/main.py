@@ -179,6 +179,29 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(help="JSON Lines; fields that are not the task's are not sent.")],
+    url: Url = _LOCAL,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the answers here, a line each.", show_default="standard output")
+    ] = None,
+    key: Key = None,
+) -> None:
+    """Answer a whole file over one stream. Exit code 1: lines were refused; each has its error among the answers."""
+    import time
+
+    from cli.bulk import predict_file, print_bulk
+    from cli.client import Client
+
+    _check_writable(out)
+    began = time.monotonic()
+    with Client(url, key) as client:
+        report = predict_file(client, file, out, _console(stderr=True))
+    print_bulk(report, time.monotonic() - began, _console(stderr=True))
+    raise typer.Exit(1 if report.refused else 0)
+
+
+@app.command()
 def train(url: Url = _LOCAL, key: Key = None, reason: Reason = "by hand") -> None:
     """Ask for a training run now."""
     from cli.client import Client

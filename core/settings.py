@@ -90,6 +90,11 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         default=10.0, gt=0, description="a prediction not answered by then is answered 503"
     )
+    max_streams: int = Field(default=8, ge=1, description="bulk streams at once; more are answered 429")
+    stream_window: int = Field(default=128, ge=1, description="lines of one stream that may be in flight")
+    stream_idle_s: float = Field(
+        default=60.0, gt=0, description="a stream whose client sends or takes nothing for so long is ended"
+    )
 
     # serving
     max_tokens: int = Field(default=128, ge=8, le=8192, description="longer texts are cut to this many tokens")

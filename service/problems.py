@@ -1,4 +1,4 @@
-"""What goes wrong with a request, as a status, a code and a sentence: the only error format of the HTTP API."""
+"""What goes wrong with a request, as a status, a code and a sentence: the only error formats of the HTTP API."""
 
 import math
 from collections.abc import Mapping
@@ -95,7 +95,11 @@ def _headers(error: RatchetError) -> dict[str, str]:
     return {"Retry-After": str(min(max(math.ceil(wait_s), 1), _LONGEST_RETRY_S))}
 
 
-def error_response(error: HttpError) -> Response:
-    """``{"error": {"code", "message"}}`` with the error's status and headers."""
-    body = {"error": {"code": error.code, "message": error.message}}
-    return JsonResponse(body, status_code=error.status, headers=error.headers)
+def error_response(error: HttpError, path: str = "") -> Response:
+    """The error with its status and headers, in the form of the protocol that the path belongs to.
+
+    That is ``{"error": {"code", "message"}}``; the Open Inference Protocol below ``/v2`` has ``{"error": message}``.
+    """
+    body: dict[str, Any] = {"code": error.code, "message": error.message}
+    shown = error.message if path == "/v2" or path.startswith("/v2/") else body
+    return JsonResponse({"error": shown}, status_code=error.status, headers=error.headers)

@@ -81,6 +81,7 @@ class Program:
         # Slow questions to the registry and the store, apart: one that hangs must not hold up the other.
         self._registry_calls, self._store_calls = CapacityLimiter(4), CapacityLimiter(4)
         self._orders = CapacityLimiter(1)
+        self.streams = asyncio.Semaphore(settings.max_streams)
 
     def start(self, *, end_with_parent: bool = False) -> None:
         """Start all threads; returns at once.

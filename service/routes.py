@@ -13,16 +13,17 @@ from starlette.responses import Response
 
 from core.errors import NotReady
 from core.eventlog.base import NewRecord, check_sizes
-from core.events import INTERACTIONS, Feedback, Prediction, encode, new_id
+from core.events import INTERACTIONS, Feedback, encode, new_id
 from core.settings import Role
 from service.auth import Caller
-from service.batcher import Answer
 from service.metrics import FEEDBACK_RECEIVED, render
+from service.openinference import OPEN_INFERENCE_ENDPOINTS
 from service.operators import OPERATOR_ENDPOINTS
+from service.predictions import make_predictions, show_prediction
 from service.problems import HttpError, JsonResponse
 from service.program import Program
-from service.recorder import is_audit
 from service.schemas import is_id, parse_feedback, parse_predict, show_live, stable_id
+from service.stream import STREAM_ENDPOINT
 from service.web import Endpoint, departed, read_document
 
 if TYPE_CHECKING:
@@ -34,38 +35,10 @@ async def predict(program: Program, request: Request, caller: Caller) -> Respons
     settings = program.settings
     asked = parse_predict(await read_document(request), program.task, settings)
     answers = await program.batcher.predict(asked.inputs, timeout_s=settings.request_timeout_s, gone=departed(request))
-    predictions = [
-        _prediction(program, inputs, answer, caller) for inputs, answer in zip(asked.inputs, answers, strict=True)
-    ]
+    predictions = make_predictions(program, asked.inputs, answers, caller)
     program.recorder.put(predictions)
-    shown = [
-        {
-            "prediction_id": made.prediction_id,
-            "model_version": made.model_version,
-            **made.output,
-            "truncated": made.truncated,
-            "audit": made.audit_probability is not None,
-        }
-        for made in predictions
-    ]
+    shown = [show_prediction(made) for made in predictions]
     return JsonResponse({"predictions": shown} if asked.many else shown[0])
-
-
-def _prediction(program: Program, inputs: dict[str, object], answer: Answer, caller: Caller) -> Prediction:
-    prediction_id = new_id()
-    rate = program.settings.audit_rate
-    return Prediction(
-        model=program.settings.model,
-        prediction_id=prediction_id,
-        model_version=answer.version,
-        task=program.task.name,
-        inputs=inputs,
-        output=answer.output,
-        confidence=answer.confidence,
-        truncated=answer.truncated,
-        api_key_id=caller.id,
-        audit_probability=rate if is_audit(prediction_id, rate) else None,
-    )
 
 
 async def give_feedback(program: Program, request: Request, caller: Caller) -> Response:
@@ -175,12 +148,14 @@ def _source(page: bytes, tag: bytes) -> str:
 
 ENDPOINTS = (
     Endpoint(method="POST", path="/v1/predict", name="predict", role=Role.PREDICT, handler=predict),
+    STREAM_ENDPOINT,
     Endpoint(method="POST", path="/v1/feedback", name="feedback", role=Role.FEEDBACK, handler=give_feedback),
     Endpoint(
         method="GET", path="/v1/feedback/{feedback_id}", name="outcome", role=Role.FEEDBACK, handler=feedback_outcome
     ),
     Endpoint(method="GET", path="/v1/model", name="model", role=Role.PREDICT, handler=live_model),
     *OPERATOR_ENDPOINTS,
+    *OPEN_INFERENCE_ENDPOINTS,
     Endpoint(method="GET", path="/livez", name="livez", role=None, handler=alive),
     Endpoint(method="GET", path="/readyz", name="readyz", role=None, handler=ready),
     Endpoint(method="GET", path="/metrics", name="metrics", role=None, handler=metrics),

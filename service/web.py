@@ -26,7 +26,7 @@ from service.problems import ClientGone, HttpError, error_response, http_error
 from service.program import Program
 
 #: asked by probes and scrapers, which call a pod by its address: they say nothing that a foreign page could use
-_ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 _CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 _ROUTE: Final = "ratchet.route"
 _LATE: Final = "the body is late"
@@ -106,7 +106,7 @@ class Application(Starlette):
         except (ClientDisconnect, ClientGone):
             sending.status = sending.status or 499  # nobody is there to be answered
         except Exception as error:
-            response = error_response(_explain(error, scope))
+            response = error_response(explain(error, scope), scope["path"])
             if sending.status:  # half of an answer is out already; the server cuts the connection
                 raise
             await response(scope, receive, sending)
@@ -163,7 +163,8 @@ def departed(request: Request) -> Callable[[], bool] | None:
     return partial(getattr, cycle, "disconnected") if hasattr(cycle, "disconnected") else None
 
 
-def _explain(error: Exception, scope: Scope) -> HttpError:
+def explain(error: Exception, scope: Scope) -> HttpError:
+    """What is answered to an error; one that nobody foresaw is logged under an id that the answer names."""
     if isinstance(error, HttpError):
         return error
     if isinstance(error, HTTPException):  # the router's: no such path, or another method
@@ -187,17 +188,26 @@ async def read_document(request: Request, *, required: bool = True) -> dict[str,
     Raises:
         HttpError: 400 not a JSON object, 408 too slow, 413 too large, 415 not JSON.
     """
+    if required or _header(request.scope, b"content-length") not in (None, "", "0"):
+        _check_type(request)
+    body = await read_body(request)
+    if not body and not required:
+        return {}
+    _check_type(request)
+    return parse_document(body)
+
+
+async def read_body(request: Request) -> bytes:
+    """The body as it came.
+
+    Raises:
+        HttpError: 408 too slow, 413 too large.
+    """
     settings = request.scope["app"].state.program.settings
     length = _header(request.scope, b"content-length") or ""
     if length.isdigit() and int(length) > settings.max_request_bytes:
         raise _too_large(settings.max_request_bytes)
-    if required or length not in ("", "0"):
-        _check_type(request)
-    body = await _read(request, settings)
-    if not body and not required:
-        return {}
-    _check_type(request)
-    return _parse(body)
+    return await _read(request, settings)
 
 
 async def _read(request: Request, settings: Settings) -> bytes:
@@ -223,7 +233,8 @@ async def _read(request: Request, settings: Settings) -> bytes:
         alarm.cancel()
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def parse_document(body: bytes) -> dict[str, Any]:
+    """Bytes as a JSON object. Raises HttpError 400."""
     try:
         document = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -237,6 +248,11 @@ def _check_type(request: Request) -> None:
     content_type = (_header(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise HttpError(415, "unsupported_media_type", "send JSON, with `Content-Type: application/json`")
+    refuse_compressed(request)
+
+
+def refuse_compressed(request: Request) -> None:
+    """Refuse a body that would have to be unpacked first: its size says nothing then. Raises HttpError 415."""
     if (_header(request.scope, b"content-encoding") or "identity").lower() != "identity":
         raise HttpError(415, "unsupported_media_type", "send the body as it is, without Content-Encoding")
 

@@ -23,6 +23,7 @@ from cli.main import app, main
 from cli.processes import Child, Children
 from tests.contracts.conftest import free_port
 from tests.service.serving import Served, champion, serving, settings_for
+from tests.support import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVICE_COMMANDS = ["rollback", "pause", "resume", "train", "versions", "promote v-0001"]
@@ -93,7 +94,7 @@ def test_help_lists_every_command_and_loads_no_framework() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert len(names) == 14
+    assert len(names) == 15
     for name in names:
         assert f" {name} " in done.stdout
     assert done.stdout.strip().endswith("[]")
@@ -245,7 +246,7 @@ def test_status_tells_of_a_damaged_part_and_shows_the_others(ratchet: Ratchet, t
 def test_without_a_service_every_command_that_needs_one_says_so(ratchet: Ratchet, tmp_path: Path) -> None:
     file = _labelled(tmp_path / "rows.jsonl")
     url = f"http://127.0.0.1:{free_port()}"
-    for command in [*SERVICE_COMMANDS, f"replay {file}", f"evaluate {file}"]:
+    for command in [*SERVICE_COMMANDS, f"replay {file}", f"evaluate {file}", f"predict {file}"]:
         told = ratchet(*command.split(), "--url", url).told
         assert told.startswith(f"no answer from {url}: ")
         assert told.endswith("is it running?")
@@ -280,7 +281,7 @@ def test_another_server_at_the_url_is_told(ratchet: Ratchet, tmp_path: Path, ans
     with HTTPServer(("127.0.0.1", 0), type("Stranger", (_Stranger,), {"answer": answer})) as server:
         threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.05}).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        for command in (["evaluate", file], ["replay", file], ["rollback"], ["versions"]):
+        for command in (["evaluate", file], ["replay", file], ["predict", file], ["rollback"], ["versions"]):
             told = ratchet(*command, "--url", url).told
             assert "ratchet" in told
         server.shutdown()
@@ -355,6 +356,60 @@ def test_replay_corrects_what_was_wrong_and_reports_every_window(
     assert report["versions"] == {"v-0001": 0}
     assert report["failures"] == []
     assert report["accuracy"] == pytest.approx(3 / 7)
+
+
+def test_predict_answers_every_line_of_a_file_in_order(ratchet: Ratchet, url: str, tmp_path: Path) -> None:
+    file = _labelled(tmp_path / "[red] rows.jsonl", 5_000)
+    done = ratchet("predict", file, "--url", url, "--out", "answers.jsonl")
+    assert done.code == 0
+    assert "5000 texts answered" in done.err
+    assert "by v-0001 (5000); 0 lines refused" in done.err
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [answer["line"] for answer in answers] == list(range(1, 5_001))
+    assert {answer["label"] for answer in answers} == {"alpha"}
+
+
+def test_predict_says_which_lines_were_refused_and_ends_with_code_1(ratchet: Ratchet, url: str, tmp_path: Path) -> None:
+    rows = ['\ufeff{"text": "word1", "id": 7}', "", '{"text": ""}', "[/red]", '{"txt": "x"}', '{"text": "word2"}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    done = ratchet("predict", "rows.jsonl", "--url", url)
+    assert done.code == 1
+    assert [json.loads(line)["line"] for line in done.out.splitlines()] == [1, 3, 4, 5, 6]
+    assert "2 texts answered" in done.err
+    assert "line 3: 'text' is empty" in done.err
+    assert "3 lines refused" in done.err
+
+
+def test_predict_tells_what_it_cannot_do(ratchet: Ratchet, url: str, tmp_path: Path) -> None:
+    assert "rows.jsonl cannot be read: No such file" in ratchet("predict", "rows.jsonl", "--url", url).told
+    file = _labelled(tmp_path / "some.jsonl")
+    assert "cannot be written" in ratchet("predict", file, "--url", url, "--out", tmp_path / "no" / "out").told
+    (tmp_path / "kept.jsonl").write_text("an earlier run's")
+    ratchet("predict", file, "--url", f"http://127.0.0.1:{free_port()}", "--out", "kept.jsonl")
+    assert (tmp_path / "kept.jsonl").read_text() == "an earlier run's"
+
+
+def test_predict_tells_why_a_stream_was_refused(ratchet: Ratchet, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    champion(home, "v-0001")
+    file = _labelled(tmp_path / "rows.jsonl")
+    with serving(settings_for(home, max_streams=1)) as running:
+        url = f"http://127.0.0.1:{running.port}"
+
+        def endless() -> Iterator[bytes]:
+            yield b'{"text": "x"}\n'
+            wait_until(lambda: refused)
+
+        refused: list[str] = []
+        content = {"content": endless(), "headers": {"Content-Type": "application/x-ndjson"}}
+        thread = threading.Thread(target=lambda: running.client.post("/v1/predict/stream", **content))
+        thread.start()
+        wait_until(running.program.streams.locked)
+        done = ratchet("predict", file, "--url", url)
+        refused.append(done.err)
+        thread.join()
+    assert done.code == 2
+    assert done.err.endswith("ratchet: /v1/predict/stream: 1 streams run already; try again when one has ended\n")
 
 
 def test_operators_commands_do_as_they_say(ratchet: Ratchet, url: str) -> None:
