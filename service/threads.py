@@ -38,7 +38,8 @@ class Loop:
 
     def wake(self) -> None:
         """End the wait for the next step."""
-        self._wake.set()
+        if not self._wake.is_set():  # to set it again costs a lock
+            self._wake.set()
 
     def pause(self, seconds: float) -> None:
         """Wait inside a step; only :meth:`stop` ends it early. Keeps :meth:`wake` from making a backoff a busy loop."""

@@ -29,6 +29,7 @@ from service.program import Program
 _ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 _CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 _ROUTE: Final = "ratchet.route"
+_BY_NAME: Final = "ratchet.headers"
 _LATE: Final = "the body is late"
 _HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _log = get_logger()
@@ -147,11 +148,13 @@ def _check_origin(scope: Scope, program: Program) -> None:
         program.hosts.check_origin(_header(scope, b"origin"))
 
 
-def _header(scope: Scope, wanted: bytes) -> str | None:
-    for name, value in scope["headers"]:
-        if name == wanted:
-            return bytes(value).decode("latin-1")
-    return None
+def _header(scope: Scope, name: bytes) -> str | None:
+    """A request's header; of several of one name the last."""
+    headers: dict[bytes, bytes] | None = scope.get(_BY_NAME)
+    if headers is None:
+        headers = scope[_BY_NAME] = dict(scope["headers"])
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 def departed(request: Request) -> Callable[[], bool] | None:
@@ -188,12 +191,14 @@ async def read_document(request: Request, *, required: bool = True) -> dict[str,
     Raises:
         HttpError: 400 not a JSON object, 408 too slow, 413 too large, 415 not JSON.
     """
-    if required or _header(request.scope, b"content-length") not in (None, "", "0"):
+    is_expected = required or _header(request.scope, b"content-length") not in (None, "", "0")
+    if is_expected:
         _check_type(request)
     body = await read_body(request)
     if not body and not required:
         return {}
-    _check_type(request)
+    if not is_expected:  # it came in chunks
+        _check_type(request)
     return parse_document(body)
 
 
@@ -217,13 +222,16 @@ async def _read(request: Request, settings: Settings) -> bytes:
     # Not asyncio.timeout, which costs several times as much.
     alarm = asyncio.get_running_loop().call_later(settings.request_timeout_s, task.cancel, _LATE)
     try:
-        parts, size = [], 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > settings.max_request_bytes:  # a chunked body says its length only by its end
+        body, more = b"", True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > settings.max_request_bytes:  # a chunked body says its length only by its end
                 raise _too_large(settings.max_request_bytes)
-            parts.append(chunk)
-        return b"".join(parts)
+        return body
     except asyncio.CancelledError as cancelled:
         if cancelled.args != (_LATE,):
             raise

@@ -233,7 +233,7 @@ def test_what_would_take_longer_than_its_deadline_is_refused_at_once(model: Watc
         model.gate.clear()
         waiting = ask_each(batcher, "busy again")
         await asyncio.to_thread(wait_until, lambda: len(model.batches) == 2)
-        waiting += ask_each(batcher, *(f"word{n}" for n in range(20)))
+        waiting += ask_each(batcher, *(f"word{n}" for n in range(8)))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded) as refused:
             await batcher.predict(texts("hello"), timeout_s=1)
