@@ -101,7 +101,12 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where models run; auto: the GPU where there is one"
     )
-    lanes: int = Field(default=0, ge=0, description="threads that call the model; 0: one a core")
+    workers: int = Field(
+        default=1, ge=1, le=256, description="processes of the service; one serves up to four cores best"
+    )
+    lanes: int = Field(
+        default=0, ge=0, description="threads of a process that call the model; 0: its workers' share of the cores"
+    )
     batch_tokens: int = Field(default=2048, ge=8, description="tokens, padding included, that one batch may hold")
     queue_limit: int = Field(default=1024, ge=1, description="texts that may wait; more are answered 429")
     registry_poll_s: float = Field(default=0.5, gt=0, description="how often a newer promotion is looked for")

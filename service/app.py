@@ -40,20 +40,26 @@ def _is_worker() -> bool:
     return bentoml.server_context.worker_index is not None
 
 
-def _address() -> dict[str, Any]:
-    """Where to listen when BentoML is not told: never on all addresses, which is its own default."""
+def _settings() -> Settings:
     try:
-        settings = load_settings()
+        return load_settings()
     except BadSettings:  # building a Bento needs none; serving reports them
-        settings = Settings.model_construct()
+        return Settings.model_construct()
+
+
+def _address(settings: Settings) -> dict[str, Any]:
+    """Where to listen when BentoML is not told: never on all addresses, which is its own default."""
     return {"host": listening_address(settings.host), "port": settings.port}
+
+
+_SETTINGS = _settings()
 
 
 @bentoml.service(
     service_class=_Service,
     name="ratchet",
-    workers=1,
-    http=_address(),
+    workers=_SETTINGS.workers,
+    http=_address(_SETTINGS),
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},

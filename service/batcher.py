@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import heapq
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +22,7 @@ from typing import Final
 import numpy as np
 
 from core.bundle import TOKENIZER
+from core.cores import usable_cores
 from core.errors import NotReady, Overloaded
 from core.events import Inputs
 from core.runtime import Array, Encoded, Servable
@@ -145,7 +145,7 @@ class Batcher:
         self._rate = 0.0  # work a second that one lane gets done; 0: not known yet
         self._closing = False
         self._condition = threading.Condition()
-        count = lanes or os.cpu_count() or 1
+        count = lanes or usable_cores()
         self._lanes = [threading.Thread(target=self._work, name=f"lane-{n}", daemon=True) for n in range(count)]
 
     def start(self) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
+from core.cores import usable_cores
 from core.eventlog import open_log
 from core.events import now
 from core.logs import get_logger
@@ -63,7 +64,7 @@ class Program:
         self.swapper = Swapper(self.registry, self.loader, poll_s=settings.registry_poll_s, on_change=self.write_status)
         self.batcher = Batcher(
             lambda: self.swapper.servable,
-            lanes=settings.lanes,
+            lanes=settings.lanes or max(1, usable_cores() // settings.workers),
             queue_limit=settings.queue_limit,
             batch_tokens=settings.batch_tokens,
         )

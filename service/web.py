@@ -231,14 +231,14 @@ async def _read(request: Request, settings: Settings) -> bytes:
             more = message.get("more_body", False)
             if len(body) > settings.max_request_bytes:  # a chunked body says its length only by its end
                 raise _too_large(settings.max_request_bytes)
-        return body
     except asyncio.CancelledError as cancelled:
-        if cancelled.args != (_LATE,):
+        if _LATE not in cancelled.args:
             raise
         task.uncancel()
         raise HttpError(408, "request_timeout", "the body did not come in time", {"Connection": "close"}) from None
     finally:
         alarm.cancel()
+    return body
 
 
 def parse_document(body: bytes) -> dict[str, Any]:

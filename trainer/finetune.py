@@ -1,6 +1,5 @@
 """One fine-tuning run of encoder and head, on a GPU where there is one, through ``transformers.Trainer``."""
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from core.cores import usable_cores
 from core.settings import Settings
 from trainer.classifier import Classifier
 from trainer.methods import ContinualMethod
@@ -134,7 +134,7 @@ def finetune(
 
 def limit_threads(threads: int) -> None:
     """Let torch use so many CPU threads (0: all cores)."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or usable_cores())
 
 
 def _has_fast_bf16() -> bool:

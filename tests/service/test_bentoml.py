@@ -96,6 +96,33 @@ def test_the_server_answers_and_ends_when_its_supervisor_is_gone(home: Path) -> 
     assert feedback_id in {event.feedback_id for event in interactions(settings_for(home)) if event.type == "feedback"}
 
 
+def test_several_workers_converge_on_a_promotion_and_share_one_outbox(home: Path) -> None:
+    champion(home, "v-0001", favour="alpha")
+    env = environment(home, free_port(), RATCHET_WORKERS="2")
+    with started([sys.executable, "-m", "service.run"], env, ROOT) as (process, client):
+        assert len(psutil.Process(process.pid).children()) == 2
+
+        def ask(text: str) -> dict[str, str]:  # on a connection of its own, which any worker may take
+            response = client.post("/v1/predict", json={"text": text}, headers={"Connection": "close"})
+            assert response.status_code == 200, response.text
+            return dict(response.json())
+
+        def ready_workers() -> float:
+            page = client.get("/metrics").text
+            return float(page.split('ratchet_swaps_total{result="swapped"} ')[1].split()[0])
+
+        wait_until(lambda: ready_workers() == 2, timeout_s=START_S)
+        given = [ask(f"where is {number}")["prediction_id"] for number in range(30)]
+        told = [{"prediction_id": prediction_id, "label": "beta"} for prediction_id in given]
+        said = [client.post("/v1/feedback", json=body, headers={"Connection": "close"}) for body in told]
+        champion(home, "v-0002", favour="beta")
+        wait_until(lambda: ready_workers() == 4)
+        answers = [ask(f"and where is {number}") for number in range(30)]
+        assert {(answer["model_version"], answer["label"]) for answer in answers} == {("v-0002", "beta")}
+    kept = [event.feedback_id for event in interactions(settings_for(home)) if event.type == "feedback"]
+    assert sorted(kept) == sorted(response.json()["feedback_id"] for response in said)
+
+
 def check_console(client: httpx.Client) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
