@@ -26,7 +26,7 @@ from service.problems import HttpError, error_response, http_error
 from service.program import Program
 
 #: asked by probes and scrapers, which call a pod by its address: they say nothing that a foreign page could use
-_ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 _CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 _ROUTE: Final = "ratchet.route"
 _HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
@@ -82,6 +82,7 @@ def create_app(endpoints: Sequence[Endpoint], start: Callable[[], Program]) -> S
         exception_handlers={HTTPException: _no_such_route},
         lifespan=lifespan,
     )
+    app.state.endpoints = tuple(endpoints)  # what the OpenAPI document describes
     app.router.redirect_slashes = False  # a path is right or it is 404
     return app
 
@@ -142,7 +143,7 @@ def _check_origin(scope: Scope) -> None:
     """Refuse what a browser sends on behalf of a foreign page. Raises HttpError."""
     program: Program = scope["app"].state.program
     headers = {name: value for name, value in scope["headers"] if name in (b"host", b"origin")}
-    if scope["path"] not in _ANY_HOST:
+    if scope["path"] not in ANY_HOST:
         program.hosts.check_host(_text(headers.get(b"host")))
     if scope["method"] not in ("GET", "HEAD"):
         program.hosts.check_origin(_text(headers.get(b"origin")))
