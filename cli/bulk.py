@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cli.client import Client, RequestFailed
 from cli.labelled import BadFile
-from cli.seeding import bar
+from cli.progress import bar
 from core.tasks import Task
 
 _PATH: Final = "/v1/predict/stream"

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cli.client import Client
 from cli.labelled import read_labelled
-from cli.seeding import bar
+from cli.progress import bar
 from core.stats import wilson_interval
 
 _CHUNK: Final = 64

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cli.client import Client, RequestFailed
 from cli.labelled import Labelled, read_labelled
-from cli.seeding import bar
+from cli.progress import bar
 from core.events import new_id
 from core.tasks import Task
 

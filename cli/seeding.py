@@ -3,24 +3,13 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cli.progress import bar
 from core.examples import ExampleStore
 from core.settings import Settings, id_key
 from feedback.seed import SeedReport, import_seed
 
 DEMO = Path(__file__).parent / "demo" / "intents" / "train.jsonl"
-
-
-def bar(console: Console) -> Progress:
-    """The progress bar that all commands show."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
 
 
 def load_seed(settings: Settings, file: Path, console: Console) -> SeedReport:

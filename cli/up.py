@@ -15,7 +15,8 @@ import httpx
 from rich.console import Console
 
 from cli.processes import Children
-from cli.seeding import DEMO, bar, load_seed
+from cli.progress import bar
+from cli.seeding import DEMO, load_seed
 from core.errors import BadSettings
 from core.events import now
 from core.examples import ExampleStore

@@ -17,6 +17,7 @@ from core.events import INTERACTIONS, Feedback, encode, new_id
 from core.settings import Role
 from service.auth import Caller
 from service.metrics import FEEDBACK_RECEIVED, render
+from service.openapi import OPENAPI_ENDPOINT
 from service.openinference import OPEN_INFERENCE_ENDPOINTS
 from service.operators import OPERATOR_ENDPOINTS
 from service.predictions import make_predictions, show_prediction
@@ -159,5 +160,6 @@ ENDPOINTS = (
     Endpoint(method="GET", path="/livez", name="livez", role=None, handler=alive),
     Endpoint(method="GET", path="/readyz", name="readyz", role=None, handler=ready),
     Endpoint(method="GET", path="/metrics", name="metrics", role=None, handler=metrics),
+    OPENAPI_ENDPOINT,
     Endpoint(method="GET", path="/", name="console", role=None, handler=console),
 )

@@ -26,7 +26,7 @@ from service.problems import ClientGone, HttpError, error_response, http_error
 from service.program import Program
 
 #: asked by probes and scrapers, which call a pod by its address: they say nothing that a foreign page could use
-_ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 _CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 _ROUTE: Final = "ratchet.route"
 _BY_NAME: Final = "ratchet.headers"
@@ -85,6 +85,7 @@ class Application(Starlette):
             routes=[Route(each.path, each.answer, methods=[each.method], name=each.name) for each in endpoints],
             lifespan=lifespan,
         )
+        self.state.endpoints = tuple(endpoints)  # what the OpenAPI document describes
         self.router.redirect_slashes = False  # a path is right or it is 404
         self._fixed = {(each.method, each.path): each for each in endpoints if "{" not in each.path}
 
@@ -142,7 +143,7 @@ def start_program(*, end_with_parent: bool) -> Program:
 
 def _check_origin(scope: Scope, program: Program) -> None:
     """Refuse what a browser sends on behalf of a foreign page. Raises HttpError."""
-    if scope["path"] not in _ANY_HOST:
+    if scope["path"] not in ANY_HOST:
         program.hosts.check_host(_header(scope, b"host"))
     if scope["method"] not in ("GET", "HEAD"):
         program.hosts.check_origin(_header(scope, b"origin"))
