@@ -31,13 +31,15 @@ class Form:
 def _int8(variant: str, operators: Sequence[str], *, narrow: bool = False) -> Form:
     """Dynamic quantisation, weights by output channel.
 
-    The linear head (``Gemm``) and the pooling behind the encoder stay fp32: neither is a ``MatMul`` with a constant.
+    The linear head (the one ``Gemm``) and the pooling behind the encoder stay fp32; the quantiser makes a ``MatMul`` of
+    the head before it looks for its name.
     ``narrow`` keeps weights to 7 bits: a CPU without VNNI adds pairs of products in 16 bits, and 8 can overflow there.
     """
 
     def make(graph: Path, target: Path) -> None:
         model = onnx.load(graph)
         del model.graph.value_info[:]  # shapes that an exporter or optimiser left may contradict those inferred below
+        heads = [node.name for node in model.graph.node if node.op_type == "Gemm"]
         add_pre_process_metadata(model)  # without, the quantiser advises a preparation that this graph does not need
         quantize_dynamic(
             model,
@@ -45,6 +47,7 @@ def _int8(variant: str, operators: Sequence[str], *, narrow: bool = False) -> Fo
             per_channel=True,
             reduce_range=narrow,
             op_types_to_quantize=list(operators),
+            nodes_to_exclude=[name for head in heads for name in (head, f"{head}_MatMul")],
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
