@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 
 from core.examples import ExampleStore
+from core.head import LinearHead
 from core.registry import Registry
 from core.runtime import Servable
 from core.settings import Settings, load_settings
@@ -31,7 +32,7 @@ from core.tasks import get_task
 from trainer.candidates import Candidates, Start
 from trainer.classifier import Classifier
 from trainer.finetune import Recipe, finetune, limit_threads
-from trainer.head import fit_head
+from trainer.head import fit_head_of
 from trainer.methods import get_method
 from trainer.objectives import get_objective
 from trainer.training_set import make_pool
@@ -123,18 +124,14 @@ def train_jointly(settings: Settings, test: Rows, *, epochs: int) -> dict[str, A
     ids = [item.ids for item in start.tokenizer.encode_batch([task.text_of(item.inputs) for item in examples])]
     rows = [objective.row(item, tokens, candidates.labels) for item, tokens in zip(examples, ids, strict=True)]
     model = Classifier.from_base(settings.base_model, labels=1)
-    model.set_head(start.model.head.weight.detach().numpy(), start.model.head.bias.detach().numpy())
+    model.set_head(LinearHead(start.model.head.weight.detach().numpy(), start.model.head.bias.detach().numpy()))
     status = StatusFile(settings.home, "joint")
     finetune(
         model, rows, parent=start.model, pad=start.pad, objective=objective, method=get_method("sequential"),
         recipe=Recipe(epochs=epochs, learning_rate=settings.learning_rate, batch_size=settings.batch_size, seed=0),
         progress=lambda done, total: status.write("joint training", done=done, total=total),
     )  # fmt: skip
-    weight, bias = fit_head(
-        model.embed(ids, pad=start.pad), [str(item.target) for item in examples], candidates.labels,
-        weights=[item.weight for item in examples],
-    )  # fmt: skip
-    model.set_head(weight, bias)
+    model.set_head(fit_head_of(examples, model.embed(ids, pad=start.pad), candidates.labels))
     tuned = accuracy(model, start, candidates.labels, test)
     return {"examples": len(examples), "epochs": epochs, "frozen_encoder": frozen, "fine_tuned": tuned}
 

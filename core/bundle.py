@@ -1,12 +1,13 @@
 """The files of one model version, their digests, and the manifest that names them.
 
 A bundle on disk is a folder with ``manifest.json``, ``model.onnx`` (outputs ``logits`` and ``embedding``),
-``tokenizer.json`` and, for the trainer, ``weights/`` and ``training_set.json``. No file is a pickle.
+``tokenizer.json``, often ``head.safetensors`` (a linear head on ``embedding`` that takes the place of the graph's own) and,
+for the trainer, ``weights/`` and ``training_set.json``. No file is a pickle.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,9 +22,10 @@ from core.events import Record, new_id, now
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
 TOKENIZER: Final = "tokenizer.json"
+HEAD: Final = "head.safetensors"
 TRAINING_SET: Final = "training_set.json"
-SERVING_FILES: Final = (MODEL, TOKENIZER)
-"""What the service needs; the rest is the trainer's."""
+GRAPH_FILES: Final = (MODEL, TOKENIZER)
+"""What turns a text into an embedding; versions that share both by digest can share one session."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99})?")
 _VERSION: Final = re.compile(r"[a-z0-9][a-z0-9-]{3,63}")
@@ -58,6 +60,52 @@ class TrainingSet(Record):
     encoder_through_seq: int = Field(default=0, ge=0)
 
 
+class Precision(StrEnum):
+    """The numbers that a graph calculates with."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+class Measured(Record):
+    """One form of a graph as the trainer's machine measured it."""
+
+    precision: Precision
+    #: which of its kind: ``graph`` as exported, or what was quantised
+    variant: str
+    #: in fp32's, texts a second in batches
+    throughput: float = Field(ge=0)
+    #: milliseconds that one text alone takes
+    latency_ms: float = Field(ge=0)
+    #: share of texts with fp32's answer, under the same head
+    agreement: float = Field(ge=0, le=1)
+    #: largest difference from fp32's logits
+    logit_difference: float = Field(ge=0)
+    #: share of right answers on holdout texts; None without any
+    accuracy: float | None = Field(default=None, ge=0, le=1)
+    #: bytes of ``model.onnx``
+    size: int = Field(ge=0)
+    load_seconds: float = Field(ge=0)
+
+
+class Artefact(Record):
+    """Which form of the graph is served, and why; a head-only version has its parent's."""
+
+    precision: Precision
+    variant: str
+    #: a sentence with the figures that decided
+    reason: str
+    #: share of texts with fp32's answer
+    agreement: float = Field(default=1.0, ge=0, le=1)
+    #: where it was measured
+    provider: str
+    machine: str
+    #: texts that were compared
+    texts: int = Field(ge=0)
+    measured: list[Measured] = Field(default_factory=list)
+
+
 class Manifest(Record):
     """The record of a model version."""
 
@@ -78,6 +126,8 @@ class Manifest(Record):
     seed: int
     settings: dict[str, Any] = Field(default_factory=dict)
     libraries: dict[str, str] = Field(default_factory=dict)
+    #: None in versions made before it was measured: fp32 as exported
+    artefact: Artefact | None = None
     files: dict[str, FileEntry]
 
     @field_validator("version")
@@ -93,7 +143,7 @@ class Manifest(Record):
         for name in files:
             if not _NAME.fullmatch(name) or name == MANIFEST:
                 raise ValueError(f"{name!r} is not allowed as a file name")
-        for name in SERVING_FILES:
+        for name in GRAPH_FILES:
             if name not in files:
                 raise ValueError(f"{name!r} is missing")
         return files
@@ -104,6 +154,11 @@ class Manifest(Record):
         if len(set(labels)) != len(labels):
             raise ValueError("labels must differ")
         return labels
+
+    @property
+    def serving_files(self) -> tuple[str, ...]:
+        """What the service needs; the rest is the trainer's."""
+        return (*GRAPH_FILES, HEAD) if HEAD in self.files else GRAPH_FILES
 
 
 def is_version_name(name: str) -> bool:
@@ -134,9 +189,12 @@ class ModelBundle:
     manifest: Manifest
 
     @classmethod
-    def write(cls, directory: Path, **fields: Any) -> Self:
-        """Write the manifest of a folder whose files are complete; digests are taken here."""
-        files = {
+    def write(cls, directory: Path, *, shared: Mapping[str, FileEntry] | None = None, **fields: Any) -> Self:
+        """Write the manifest of a folder whose files are complete; digests are taken here.
+
+        ``shared`` names files that are another version's, byte for byte: the registry has them, the folder need not.
+        """
+        files = dict(shared or {}) | {
             path.relative_to(directory).as_posix(): FileEntry(sha256=sha256_of(path), size=path.stat().st_size)
             for path in sorted(directory.rglob("*"))
             if path.is_file() and path.name != MANIFEST
@@ -146,13 +204,13 @@ class ModelBundle:
         return cls(directory=directory, manifest=manifest)
 
     @classmethod
-    def open(cls, directory: Path, *, names: Iterable[str] = SERVING_FILES) -> Self:
-        """Read the manifest and verify the named files. Raises CorruptBundle."""
+    def open(cls, directory: Path, *, names: Iterable[str] | None = None) -> Self:
+        """Read the manifest and verify the named files (None: all that serving needs). Raises CorruptBundle."""
         path = directory / MANIFEST
         if not path.is_file():
             raise CorruptBundle(f"{directory.name}: manifest.json is missing, so this version does not exist")
         bundle = cls(directory=directory, manifest=parse_manifest(path.read_bytes(), where=directory.name))
-        bundle.verify(names)
+        bundle.verify(bundle.manifest.serving_files if names is None else names)
         return bundle
 
     def path(self, name: str) -> Path:

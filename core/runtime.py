@@ -3,22 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from core.bundle import MODEL, TOKENIZER, Manifest, ModelBundle
+from core.bundle import GRAPH_FILES, HEAD, MODEL, TOKENIZER, Manifest, ModelBundle, Precision
 from core.errors import BadSettings, UnservableBundle
 from core.events import Inputs
+from core.head import LinearHead
 from core.tasks import Task, get_task
 from core.tasks.base import Output
 
 Array = NDArray[np.float32]
 _INPUTS: Final = {"input_ids", "attention_mask"}
 _OUTPUTS: Final = ("logits", "embedding")
+_EMBEDDING: Final = ("embedding",)
 _PROBE: Final = (
     "ratchet",
     "A somewhat longer sentence, to see that the model takes more than one length of text. " * 3,
@@ -33,43 +35,131 @@ class Encoded:
     truncated: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class EngineKey:
+    """What two versions must have in common to be served by one session."""
+
+    model_sha256: str
+    tokenizer_sha256: str
+    max_tokens: int
+    embedding_size: int
+    threads: int
+    device: str
+
+    @classmethod
+    def of(cls, manifest: Manifest, *, threads: int, device: str) -> "EngineKey":
+        """The key of a version that is to run like that."""
+        return cls(
+            model_sha256=manifest.files[MODEL].sha256,
+            tokenizer_sha256=manifest.files[TOKENIZER].sha256,
+            max_tokens=manifest.max_tokens,
+            embedding_size=manifest.embedding_size,
+            threads=threads,
+            device=device,
+        )
+
+
+class Engine:
+    """A graph with its tokenizer on ONNX Runtime: texts in, arrays out. Thread-safe; several versions may share one."""
+
+    def __init__(self, tokenizer: Tokenizer, session: onnxruntime.InferenceSession) -> None:
+        self._tokenizer = tokenizer
+        self._session = session
+        self.pad: int = tokenizer.token_to_id("[PAD]") or 0
+
+    @classmethod
+    def load(cls, model: Path, tokenizer: Path, *, max_tokens: int, threads: int = 1, device: str = "auto") -> Self:
+        """Load the two files. Raises UnservableBundle with the first line of what ONNX Runtime or tokenizers say."""
+        try:
+            words = Tokenizer.from_file(str(tokenizer))
+            words.no_padding()
+            words.enable_truncation(max_length=max_tokens)
+            session = onnxruntime.InferenceSession(
+                str(model), sess_options=_options(threads), providers=_providers(device)
+            )
+        except Exception as error:  # onnxruntime and tokenizers raise bare Exceptions of their own kinds
+            raise UnservableBundle(_first_line(error)) from error
+        return cls(words, session)
+
+    @property
+    def provider(self) -> str:
+        """Where it really runs: ONNX Runtime falls back to the CPU without a word."""
+        return str(self._session.get_providers()[0])
+
+    @property
+    def inputs(self) -> list[str]:
+        """What the graph takes."""
+        return [item.name for item in self._session.get_inputs()]
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the graph gives."""
+        return [item.name for item in self._session.get_outputs()]
+
+    def tokenize(self, texts: Sequence[str | tuple[str, str]]) -> list[Encoded]:
+        """Token ids, cut to ``max_tokens``."""
+        encodings = self._tokenizer.encode_batch_fast(texts)
+        return [Encoded(np.asarray(item.ids, dtype=np.int64), bool(item.overflowing)) for item in encodings]
+
+    def run(self, batch: Sequence[Encoded], outputs: Sequence[str]) -> list[Array]:
+        """The named outputs of one padded batch."""
+        width = max(len(item.ids) for item in batch)
+        ids = np.full((len(batch), width), self.pad, dtype=np.int64)
+        mask = np.zeros((len(batch), width), dtype=np.int64)
+        for row, item in enumerate(batch):
+            ids[row, : len(item.ids)] = item.ids
+            mask[row, : len(item.ids)] = 1
+        arrays: list[Array] = self._session.run(outputs, {"input_ids": ids, "attention_mask": mask})
+        return arrays
+
+    def run_all(self, encoded: Sequence[Encoded], outputs: Sequence[str], *, batch_size: int = 32) -> list[Array]:
+        """The named outputs of at least one text, batched by length, in the order given."""
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
+        parts = [
+            self.run([encoded[row] for row in order[start : start + batch_size]], outputs)
+            for start in range(0, len(order), batch_size)
+        ]
+        back = np.argsort(order)
+        return [np.concatenate(column)[back] for column in zip(*parts, strict=True)]
+
+
 class Servable:
     """One model version, ready to answer. ``run`` and ``predict`` may be called from several threads at once."""
 
-    def __init__(self, bundle: ModelBundle, tokenizer: Tokenizer, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, bundle: ModelBundle, engine: Engine, key: EngineKey, head: LinearHead | None) -> None:
         self.manifest: Manifest = bundle.manifest
         self.task: Task = get_task(bundle.manifest.task)
-        self._tokenizer = tokenizer
-        self._session = session
-        self._pad = tokenizer.token_to_id("[PAD]") or 0
+        #: may be another version's, too
+        self.engine = engine
+        self._key = key
+        self._head = head
 
     @classmethod
-    def load(cls, bundle: ModelBundle, *, threads: int = 1, device: str = "auto") -> "Servable":
+    def load(
+        cls, bundle: ModelBundle, *, threads: int = 1, device: str = "auto", sharing: Sequence["Servable"] = ()
+    ) -> "Servable":
         """Load a bundle whose digests were verified, and try it on a few texts.
 
         Args:
-            bundle: the version to load.
+            bundle: the version to load; it needs the files that :func:`files_to_load` names.
             threads: CPU threads that one call of the model uses.
             device: ``cpu``, ``cuda``, or ``auto`` for the GPU where there is one.
+            sharing: servables at hand; one with the same graph and tokenizer lends its session, which takes no time.
 
         Raises:
             UnservableBundle: it does not load, or does not answer as its manifest says.
         """
-        version = bundle.manifest.version
+        manifest = bundle.manifest
+        key = EngineKey.of(manifest, threads=threads, device=device)
+        lender = _lender(key, sharing)
         try:
-            tokenizer = Tokenizer.from_file(str(bundle.path(TOKENIZER)))
-            tokenizer.no_padding()
-            tokenizer.enable_truncation(max_length=bundle.manifest.max_tokens)
-            session = onnxruntime.InferenceSession(
-                str(bundle.path(MODEL)), sess_options=_options(threads), providers=_providers(device)
-            )
-        except Exception as error:  # onnxruntime and tokenizers raise bare Exceptions of their own kinds
-            raise UnservableBundle(f"{version} does not load: {_first_line(error)}") from error
-        try:
-            servable = cls(bundle, tokenizer, session)
-        except BadSettings as error:
-            raise UnservableBundle(f"{version} does not load: {error}") from error
-        servable.check()
+            head = _load_head(bundle)
+            engine = lender.engine if lender else _load_engine(bundle, key)
+            servable = cls(bundle, engine, key, head)
+        except (BadSettings, UnservableBundle) as error:
+            raise UnservableBundle(f"{manifest.version} does not load: {error}") from error
+        if lender is None or head is None:
+            servable.check()
         return servable
 
     @property
@@ -80,34 +170,46 @@ class Servable:
     @property
     def provider(self) -> str:
         """Where it really runs: ONNX Runtime falls back to the CPU without a word."""
-        return str(self._session.get_providers()[0])
+        return self.engine.provider
+
+    @property
+    def precision(self) -> str:
+        """The numbers that its graph calculates with."""
+        return str(self.manifest.artefact.precision if self.manifest.artefact else Precision.FP32)
+
+    def shares_session_with(self, other: "Servable") -> bool:
+        """True if both run on the very same session."""
+        return self.engine is other.engine
+
+    def lends_to(self, key: EngineKey) -> bool:
+        """True if its session would serve a version of that key as well as a new one."""
+        return self._key == key
 
     def tokenize(self, inputs: Sequence[Inputs]) -> list[Encoded]:
         """Token ids, cut to the manifest's ``max_tokens``."""
-        texts = [self.task.text_of(item) for item in inputs]
-        encodings = self._tokenizer.encode_batch_fast(texts)
-        return [Encoded(np.asarray(item.ids, dtype=np.int64), bool(item.overflowing)) for item in encodings]
+        return self.engine.tokenize([self.task.text_of(item) for item in inputs])
 
     def run(self, batch: Sequence[Encoded]) -> tuple[Array, Array]:
         """Logits of shape (texts, labels) and embeddings of shape (texts, embedding_size) of one padded batch."""
-        width = max(len(item.ids) for item in batch)
-        ids = np.full((len(batch), width), self._pad, dtype=np.int64)
-        mask = np.zeros((len(batch), width), dtype=np.int64)
-        for row, item in enumerate(batch):
-            ids[row, : len(item.ids)] = item.ids
-            mask[row, : len(item.ids)] = 1
-        logits, embedding = self._session.run(_OUTPUTS, {"input_ids": ids, "attention_mask": mask})
+        if self._head is None:
+            logits, embedding = self.engine.run(batch, _OUTPUTS)
+        else:
+            (embedding,) = self.engine.run(batch, _EMBEDDING)
+            logits = self._head.logits(embedding)
         return logits, embedding
 
     def infer(self, inputs: Sequence[Inputs], *, batch_size: int = 32) -> tuple[Array, Array]:
         """Logits and embeddings of any number of inputs, batched by length, in the order given."""
+        if not inputs:
+            return np.empty((0, len(self.manifest.labels)), np.float32), np.empty(
+                (0, self._key.embedding_size), np.float32
+            )
         encoded = self.tokenize(inputs)
-        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
-        logits = np.empty((len(encoded), len(self.manifest.labels)), dtype=np.float32)
-        embeddings = np.empty((len(encoded), self.manifest.embedding_size), dtype=np.float32)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            logits[rows], embeddings[rows] = self.run([encoded[row] for row in rows])
+        if self._head is None:
+            logits, embeddings = self.engine.run_all(encoded, _OUTPUTS, batch_size=batch_size)
+        else:
+            (embeddings,) = self.engine.run_all(encoded, _EMBEDDING, batch_size=batch_size)
+            logits = self._head.logits(embeddings)
         return logits, embeddings
 
     def predict(self, inputs: Sequence[Inputs]) -> list[Output]:
@@ -118,12 +220,12 @@ class Servable:
     def check(self) -> None:
         """Run it on a few texts. Raises UnservableBundle unless names, shapes and values are as they must be."""
         version = self.version
-        names = {item.name for item in self._session.get_inputs()}
-        if names != _INPUTS:
-            raise UnservableBundle(f"{version}: the graph takes {sorted(names)}, it must take {sorted(_INPUTS)}")
-        outputs = [item.name for item in self._session.get_outputs()]
-        if not set(_OUTPUTS) <= set(outputs):
-            raise UnservableBundle(f"{version}: the graph gives {outputs}, it must give {list(_OUTPUTS)}")
+        names = sorted(self.engine.inputs)
+        if names != sorted(_INPUTS):
+            raise UnservableBundle(f"{version}: the graph takes {names}, it must take {sorted(_INPUTS)}")
+        needed = _OUTPUTS if self._head is None else _EMBEDDING
+        if not set(needed) <= set(self.engine.outputs):
+            raise UnservableBundle(f"{version}: the graph gives {self.engine.outputs}, it must give {list(needed)}")
         try:
             logits, embedding = self.run(
                 self.tokenize([dict.fromkeys(self.task.input_fields, text) for text in _PROBE])
@@ -132,6 +234,36 @@ class Servable:
             raise UnservableBundle(f"{version} does not answer: {_first_line(error)}") from error
         _check_shape(version, "logits", logits, (len(_PROBE), len(self.manifest.labels)))
         _check_shape(version, "embedding", embedding, (len(_PROBE), self.manifest.embedding_size))
+
+
+def files_to_load(
+    manifest: Manifest, *, threads: int = 1, device: str = "auto", sharing: Sequence[Servable] = ()
+) -> tuple[str, ...]:
+    """The files that :meth:`Servable.load` will read: without the graph and tokenizer where one at hand lends them."""
+    if _lender(EngineKey.of(manifest, threads=threads, device=device), sharing) is None:
+        return manifest.serving_files
+    return tuple(name for name in manifest.serving_files if name not in GRAPH_FILES)
+
+
+def _lender(key: EngineKey, sharing: Sequence[Servable]) -> Servable | None:
+    return next((servable for servable in sharing if servable.lends_to(key)), None)
+
+
+def _load_engine(bundle: ModelBundle, key: EngineKey) -> Engine:
+    return Engine.load(
+        bundle.path(MODEL),
+        bundle.path(TOKENIZER),
+        max_tokens=key.max_tokens,
+        threads=key.threads,
+        device=key.device,
+    )
+
+
+def _load_head(bundle: ModelBundle) -> LinearHead | None:
+    manifest = bundle.manifest
+    if HEAD not in manifest.files:
+        return None
+    return LinearHead.load(bundle.path(HEAD), labels=len(manifest.labels), size=manifest.embedding_size)
 
 
 def _check_shape(version: str, name: str, array: Any, shape: tuple[int, int]) -> None:

@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     learning_rate: float = Field(default=1e-4, gt=0, description="peak learning rate of the encoder")
     batch_size: int = Field(default=16, ge=1, description="texts of one training step")
     seed: int = Field(default=0, ge=0, description="seed of everything random in training")
+    precision: Literal["auto", "fp32", "int8"] = Field(
+        default="auto", description="form of the graph that is served; auto: the fastest that passes, as measured"
+    )
     train_threads: int = Field(default=0, ge=0, description="CPU threads of training; 0: all cores")
     lease_ttl_s: float = Field(default=30.0, gt=0, description="a trainer silent for so long loses its lease")
     gate_margin: float = Field(
@@ -158,6 +161,9 @@ class Settings(BaseSettings):
         default=0.02, ge=0, le=1, description="accuracy on held-out corrections that a challenger may lose"
     )
     gate_parity: float = Field(default=1e-3, gt=0, description="largest difference between torch's and ONNX's logits")
+    gate_agreement: float = Field(
+        default=0.97, ge=0, le=1, description="share of texts on which the served form must give fp32's answer"
+    )
     gate_latency_ratio: float = Field(
         default=2.0, gt=0, description="latency that a challenger may need, in champion's"
     )

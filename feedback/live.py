@@ -12,7 +12,7 @@ from core.errors import BundleError, Conflict, RegistryUnavailable
 from core.events import Inputs
 from core.logs import get_logger
 from core.registry import Registry, forget_cached
-from core.runtime import Servable
+from core.runtime import Servable, files_to_load
 from feedback import metrics
 
 _REFRESH_S: Final = 2.0
@@ -48,8 +48,11 @@ class LiveModel:
             champion = self._registry.promotions.refresh()
             if champion is None or champion.version == self._tried:
                 return
-            bundle = self._registry.fetch(champion.version, self._cache)
-            self._servable = Servable.load(bundle, device=self._device)
+            sharing = [self._servable] if self._servable else []
+            manifest = self._registry.manifest(champion.version)
+            names = files_to_load(manifest, device=self._device, sharing=sharing)
+            bundle = self._registry.fetch(champion.version, self._cache, names=names)
+            self._servable = Servable.load(bundle, device=self._device, sharing=sharing)
             self._tried = champion.version
             metrics.LIVE_VERSION.clear()
             metrics.LIVE_VERSION.labels(version=champion.version).set(1)

@@ -1,7 +1,7 @@
 """A version on its way from the registry to a servable that is warm: fetched, verified, loaded, tried."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ import numpy as np
 from core.bundle import Manifest
 from core.errors import BadSettings, RegistryUnavailable, UnservableBundle
 from core.registry import Registry
-from core.runtime import Encoded, Servable
+from core.runtime import Encoded, Servable, files_to_load
 from service.metrics import SWAP_SECONDS
 
 #: (texts, tokens) of the calls that warm up: ONNX Runtime plans its memory anew for each shape it has not seen
@@ -36,8 +36,8 @@ class Loader:
         self._device = device
         self.cache = cache
 
-    def load(self, version: str) -> Servable:
-        """A warm servable.
+    def load(self, version: str, *, sharing: Sequence[Servable] = ()) -> Servable:
+        """A warm servable. One at hand with the same graph lends its session: then only the head is fetched and loaded.
 
         Raises:
             UnknownVersion: no such version.
@@ -46,17 +46,20 @@ class Loader:
         """
         with timed("fetch"):
             try:
-                bundle = self._registry.fetch(version, self.cache)
+                manifest = self._registry.manifest(version)
+                names = files_to_load(manifest, device=self._device, sharing=sharing)
+                bundle = self._registry.fetch(version, self.cache, names=names)
             except OSError as error:
                 raise RegistryUnavailable(f"{version} cannot be kept below {self.cache}: {error}") from error
         self._check(bundle.manifest)
         with timed("load"):
             try:
-                servable = Servable.load(bundle, device=self._device)
+                servable = Servable.load(bundle, device=self._device, sharing=sharing)
             except BadSettings as error:  # its manifest names something that this program does not know
                 raise UnservableBundle(f"{version}: {error}") from error
-        with timed("warmup"):
-            _warm_up(servable)
+        if not any(servable.shares_session_with(other) for other in sharing):
+            with timed("warmup"):
+                _warm_up(servable)
         return servable
 
     def _check(self, manifest: Manifest) -> None:

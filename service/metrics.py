@@ -42,7 +42,7 @@ INTERNAL_ERRORS = Counter("ratchet_internal_errors_total", "Failures that nobody
 
 GAUGES: Final = {
     "ratchet_live_version_info": "1 for the version that answers",
-    "ratchet_provider_info": "1 for where the model runs, as ONNX Runtime reports it",
+    "ratchet_provider_info": "1 for where the model runs, as ONNX Runtime reports it, and its precision",
     "ratchet_promotion_age_seconds": "Seconds since the answering version was promoted",
     "ratchet_queue_depth": "Texts that wait for a lane",
     "ratchet_prediction_records_pending": "Prediction records that wait for the log",

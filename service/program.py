@@ -154,7 +154,8 @@ class Program:
         live = self.swapper.live
         if live is not None:
             yield Reading("ratchet_live_version_info", 1, {"version": live.version})
-            yield Reading("ratchet_provider_info", 1, {"provider": live.servable.provider})
+            servable = live.servable
+            yield Reading("ratchet_provider_info", 1, {"provider": servable.provider, "precision": servable.precision})
             age = (now() - live.promotion.at).total_seconds()
             yield Reading("ratchet_promotion_age_seconds", max(0.0, age), {})
         backlog = self.drainer.backlog

@@ -216,6 +216,8 @@ def show_live(live: Live, newest: Promotion | None) -> dict[str, Any]:
         "lane": manifest.lane,
         "method": manifest.method,
         "provider": live.servable.provider,
+        "precision": live.servable.precision,
+        "artefact": manifest.artefact.model_dump(mode="json") if manifest.artefact else None,
         "promotion": promotion.number,
         "promoted_at": promotion.at,
         "reason": promotion.reason,

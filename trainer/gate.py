@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from core.bundle import Lane
+from core.bundle import Artefact, Lane
 from core.events import Example
 from core.runtime import Servable
 from core.settings import Settings
@@ -76,7 +76,7 @@ class Gate:
         corrections: Sequence[Example],
         new: Sequence[Example],
         known: Sequence[Example] = (),
-        parity: float,
+        parity: float | None,
     ) -> Judgement:
         """Judge a challenger.
 
@@ -87,7 +87,8 @@ class Gate:
             corrections: held-out corrections, which may only veto.
             new: what the run was to learn; reported, judged by nothing.
             known: older training examples, which stand in where there is next to no holdout.
-            parity: largest difference between torch's logits and the artefact's.
+            parity: largest difference between torch's logits and those of the exported fp32 graph; None where the graph
+                is one that was judged before.
         """
         evaluation: dict[str, Any] = {
             "holdout": _score(challenger, holdout),
@@ -95,6 +96,7 @@ class Gate:
             "learned": _score(challenger, new)["accuracy"],
             "parity": parity,
             "provider": challenger.provider,
+            "precision": challenger.precision,
         }
         low_power = len(holdout) < FULL_POWER
         if incumbents is not None:
@@ -105,6 +107,9 @@ class Gate:
             evaluation["best"] = challenger.version
             checks = [_better_than_guessing(evaluation["holdout"], len(challenger.manifest.labels))]
         checks.append(self._parity(parity))
+        if artefact := challenger.manifest.artefact:
+            evaluation["agreement"] = artefact.agreement
+            checks.append(self._agrees(artefact))
         return Judgement(checks=checks, low_power=low_power, evaluation=evaluation)
 
     def _against(
@@ -184,7 +189,11 @@ class Gate:
         verb = "has forgotten nothing" if passed else "has forgotten"
         return Check(name="known", passed=passed, reason=f"hardly a holdout text to judge by; {verb}: {facts}")
 
-    def _parity(self, difference: float) -> Check:
+    def _parity(self, difference: float | None) -> Check:
+        if difference is None:
+            return Check(
+                name="parity", passed=True, reason="the graph is the parent's, byte for byte: only the head is new"
+            )
         limit = self._settings.gate_parity
         passed = difference <= limit
         verb = "match" if passed else "do not match"
@@ -193,6 +202,14 @@ class Gate:
             passed=passed,
             reason=f"logits of torch and ONNX {verb}: largest difference {difference:.1e} (limit {limit:.0e})",
         )
+
+    def _agrees(self, artefact: Artefact) -> Check:
+        """The form that is served, against the fp32 graph that parity was shown for."""
+        limit = self._settings.gate_agreement
+        passed = artefact.agreement >= limit
+        verb = "gives" if passed else "does not give"
+        facts = f"{100 * artefact.agreement:.1f} % of {artefact.texts} texts, at least {100 * limit:g} %"
+        return Check(name="agreement", passed=passed, reason=f"{artefact.precision} {verb} fp32's answers ({facts})")
 
 
 def _earns(difference: PairedDifference) -> Check:

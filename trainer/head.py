@@ -7,13 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from core.events import Example
+from core.head import LinearHead
+
 _SCALE: Final = 10.0
 """Embeddings have length 1; stretched tenfold, scikit-learn's default regularisation suits them (docs/decisions/0005)."""
 
 
 def fit_head(
     embeddings: NDArray[np.float32], targets: Sequence[str], labels: Sequence[str], *, weights: Sequence[float]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> LinearHead:
     """Multinomial logistic regression.
 
     Args:
@@ -21,9 +24,6 @@ def fit_head(
         targets: a label for each row.
         labels: the rows of the head, in order; a label without an example gets a row that never wins.
         weights: how much each row counts.
-
-    Returns:
-        Weight of shape (labels, size) and bias of shape (labels,).
     """
     row_of = {label: row for row, label in enumerate(labels)}
     rows = np.array([row_of[target] for target in targets])
@@ -32,7 +32,7 @@ def fit_head(
     bias = np.full(len(labels), -20.0, dtype=np.float32)
     if len(present) == 1:
         bias[present] = 0.0
-        return weight, bias
+        return LinearHead(weight, bias)
     model = LogisticRegression(C=1.0, max_iter=1000)
     model.fit(embeddings * _SCALE, rows, sample_weight=np.asarray(weights))
     coefficients, intercept = np.asarray(model.coef_), np.asarray(model.intercept_)
@@ -41,4 +41,10 @@ def fit_head(
         intercept = np.concatenate([-intercept, intercept]) / 2
     weight[present] = coefficients * _SCALE
     bias[present] = intercept
-    return weight, bias
+    return LinearHead(weight, bias)
+
+
+def fit_head_of(examples: Sequence[Example], embeddings: NDArray[np.float32], labels: Sequence[str]) -> LinearHead:
+    """The head of some examples, each by its weight, from their embeddings of shape (examples, size)."""
+    targets = [str(example.target) for example in examples]
+    return fit_head(embeddings, targets, labels, weights=[example.weight for example in examples])

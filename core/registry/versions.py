@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 
-from core.bundle import MANIFEST, SERVING_FILES, Manifest, ModelBundle, is_version_name, parse_manifest, verify_file
+from core.bundle import MANIFEST, Manifest, ModelBundle, is_version_name, parse_manifest, verify_file
 from core.errors import Conflict, CorruptBundle, RegistryUnavailable, UnknownVersion
 from core.events import Record, new_id, now
 from core.registry.objects import ObjectStore, readable
@@ -90,8 +90,8 @@ class Registry:
         self._manifests[version] = manifest
         return manifest
 
-    def fetch(self, version: str, cache: Path, *, names: Iterable[str] = SERVING_FILES) -> ModelBundle:
-        """Bring the named files of a version below ``cache`` and verify their digests.
+    def fetch(self, version: str, cache: Path, *, names: Iterable[str] | None = None) -> ModelBundle:
+        """Bring the named files of a version (None: all that serving needs) below ``cache`` and verify their digests.
 
         Raises:
             UnknownVersion: no such version.
@@ -100,7 +100,7 @@ class Registry:
         """
         manifest = self.manifest(version)
         try:
-            return self._fetch(manifest, cache / version, names)
+            return self._fetch(manifest, cache / version, manifest.serving_files if names is None else names)
         except OSError as error:
             raise RegistryUnavailable(f"{version} cannot be kept below {cache}: {error}") from error
 

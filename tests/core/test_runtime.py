@@ -8,9 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from core.bundle import ModelBundle
 from core.errors import UnservableBundle
-from core.runtime import Servable
-from tests.support_bundles import GraphEdit, make_bundle
+from core.runtime import Servable, files_to_load
+from tests.support_bundles import GraphEdit, favouring, make_bundle
 
 LABELS = ["a", "b", "c"]
 
@@ -101,3 +102,58 @@ def test_files_that_are_none_of_theirs_do_not_load(tmp_path: Path, name: str) ->
     (tmp_path / name).write_bytes(b"\x08\x07garbage")
     with pytest.raises(UnservableBundle, match="v-0001 does not load: "):
         Servable.load(bundle, device="cpu")
+
+
+def test_an_external_head_answers_in_place_of_the_graphs_own_and_may_know_more_labels(tmp_path: Path) -> None:
+    labels = [*LABELS, "d"]
+    plain = _load(tmp_path / "plain")
+    headed = _load(tmp_path / "headed", labels=labels, graph_labels=len(LABELS), head=favouring(labels, "d"))
+    inputs = [{"text": "where is my parcel"}, {"text": "hello"}]
+    logits, embeddings = headed.infer(inputs)
+    assert logits.shape == (2, 4)
+    assert [answer["label"] for answer in headed.predict(inputs)] == ["d", "d"]
+    np.testing.assert_allclose(embeddings, plain.infer(inputs)[1], atol=1e-6)
+    ran, _ = headed.run(headed.tokenize(inputs))
+    np.testing.assert_allclose(ran, logits, atol=1e-5)
+
+
+def test_a_head_that_does_not_fit_the_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnservableBundle, match=r"v-0001 does not load: head\.safetensors holds"):
+        _load(tmp_path, head=favouring(["a", "b"], "b"))
+
+
+def without_graph(bundle: ModelBundle) -> ModelBundle:
+    """The bundle as it is fetched where another version lends its session."""
+    bundle.path("model.onnx").unlink()
+    bundle.path("tokenizer.json").unlink()
+    return bundle
+
+
+def test_a_version_of_the_same_graph_takes_over_its_session_and_needs_only_the_head(tmp_path: Path) -> None:
+    first = _load(tmp_path / "first", head=favouring(LABELS, "a"))
+    made = make_bundle(tmp_path / "second", LABELS, version="v-0002", head=favouring(LABELS, "b"))
+    assert files_to_load(made.manifest, device="cpu") == ("model.onnx", "tokenizer.json", "head.safetensors")
+    assert files_to_load(made.manifest, device="cpu", sharing=[first]) == ("head.safetensors",)
+    second = Servable.load(without_graph(made), device="cpu", sharing=[first])
+    assert second.shares_session_with(first)
+    inputs = [{"text": "hello"}]
+    assert (first.predict(inputs)[0]["label"], second.predict(inputs)[0]["label"]) == ("a", "b")
+
+
+@pytest.mark.parametrize("fields", [{"seed": 1}, {"max_tokens": 64}, {"embedding_size": 9}])
+def test_a_session_is_not_shared_with_what_differs_in_more_than_the_head(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    first = _load(tmp_path / "first", head=favouring(LABELS, "a"))
+    size = fields.get("embedding_size", 8)
+    made = make_bundle(tmp_path / "b", LABELS, version="v-0002", head=favouring(LABELS, "b", size=size), **fields)
+    assert not Servable.load(made, device="cpu", sharing=[first]).shares_session_with(first)
+    same = make_bundle(tmp_path / "c", LABELS, version="v-0003", head=favouring(LABELS, "b"))
+    assert not Servable.load(same, device="cpu", threads=2, sharing=[first]).shares_session_with(first)
+
+
+def test_a_borrowed_session_that_cannot_answer_for_the_manifest_is_refused(tmp_path: Path) -> None:
+    first = _load(tmp_path / "first")
+    made = make_bundle(tmp_path / "second", [*LABELS, "d"], version="v-0002", graph_labels=len(LABELS))
+    with pytest.raises(UnservableBundle, match="logits has shape"):
+        Servable.load(made, device="cpu", sharing=[first])

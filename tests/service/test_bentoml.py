@@ -161,7 +161,7 @@ def check_metrics(response: httpx.Response) -> None:
         "ratchet_outbox_records",
         "ratchet_refused_bundles_total 0.0",
         "ratchet_registry_errors_total 0.0",
-        'ratchet_provider_info{provider="CPUExecutionProvider"} 1.0',
+        'ratchet_provider_info{precision="fp32",provider="CPUExecutionProvider"} 1.0',
         "ratchet_internal_errors_total 0.0",
         "process_resident_memory_bytes",
     ):

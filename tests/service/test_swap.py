@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from core.head import LinearHead
 from core.registry import Registry
 from core.status import read_status
 from tests.service.serving import (
@@ -25,7 +26,7 @@ from tests.service.serving import (
     settings_for,
 )
 from tests.support import wait_until
-from tests.support_bundles import make_bundle
+from tests.support_bundles import favouring, make_bundle
 
 
 class Load:
@@ -88,6 +89,34 @@ def test_a_rollback_is_visible_at_once_because_the_version_before_is_resident(ho
         wait_until(lambda: served.predict()["label"] == "beta")
         assert time.monotonic() - started < 2
         assert served.program.swapper.servable is before
+
+
+def test_a_version_that_changes_only_its_head_goes_live_on_the_very_same_session(home: Path) -> None:
+    champion(home, "v-0001", head=favouring(LABELS, "alpha"))
+    with serving(settings_for(home)) as served, Load(served, 4) as load:
+        before = served.program.swapper.servable
+        assert before is not None
+        more = [*LABELS, "delta"]
+        champion(home, "v-0002", labels=more, graph_labels=len(LABELS), head=favouring(more, "delta"))
+        wait_until(lambda: load.answers["v-0002", "delta"] > 20)
+        after = served.program.swapper.servable
+        assert after is not None
+        assert after.shares_session_with(before)
+        fetched = {path.name for path in (home / "cache" / "service" / "v-0002").iterdir()}
+        assert fetched == {"manifest.json", "head.safetensors"}
+        champion(home, "v-0003", seed=5, head=favouring(LABELS, "beta"))
+        wait_until(lambda: load.answers["v-0003", "beta"] > 20)
+        assert not served.program.swapper.servable.shares_session_with(before)  # type: ignore[union-attr]
+    assert load.failures == []
+
+
+def test_a_head_only_version_starts_by_itself_where_no_session_is_there_to_share(home: Path) -> None:
+    champion(home, "v-0001", head=favouring(LABELS, "alpha"))
+    champion(home, "v-0002", head=favouring(LABELS, "beta"))
+    with serving(settings_for(home)) as served:
+        assert served.predict()["label"] == "beta"
+        shown = served.client.get("/v1/model").json()
+        assert (shown["precision"], shown["artefact"]) == ("fp32", None), "a version from before it was measured"
 
 
 def test_only_the_live_version_and_the_one_before_are_kept(home: Path) -> None:
@@ -183,6 +212,20 @@ def spoil_content(name: str, content: bytes) -> Callable[[Path, str], None]:
     return spoil
 
 
+def spoil_head(home: Path, version: str) -> None:
+    """A head that was rubbish from the start."""
+    made = make_bundle(home / "made" / version, LABELS, version=version)
+    made.path("head.safetensors").write_bytes(b"rubbish")
+    values = made.manifest.model_dump(exclude={"files"})
+    registry_of(home).publish(type(made).write(made.directory, **values))
+
+
+def head_with_nan() -> LinearHead:
+    head = favouring(LABELS, "beta")
+    head.weight[0, 0] = float("nan")
+    return head
+
+
 SPOILED: dict[str, tuple[Callable[[Path, str], None], str]] = {
     "a flipped byte": (spoil_file("model.onnx", flip), "sha256"),
     "a truncated file": (spoil_file("model.onnx", lambda data: data[:-1]), "bytes"),
@@ -205,6 +248,9 @@ SPOILED: dict[str, tuple[Callable[[Path, str], None], str]] = {
     "a label too many": (spoil_fields(labels=[*LABELS, "delta"]), "logits has shape"),
     "a label too few": (spoil_fields(labels=LABELS[:2]), "logits has shape"),
     "another embedding size": (spoil_fields(embedding_size=16), "embedding has shape"),
+    "a head of other labels": (spoil_bundle(head=favouring(["x", "y"], "y")), "head.safetensors holds"),
+    "a head that is not numbers": (spoil_bundle(head=head_with_nan()), "not finite"),
+    "no head": (spoil_head, "cannot be read"),
     "no graph": (spoil_content("model.onnx", b"rubbish"), "does not load"),
     "no tokenizer": (spoil_content("tokenizer.json", b"{}"), "does not load"),
 }

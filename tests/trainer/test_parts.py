@@ -31,8 +31,7 @@ def test_a_head_answers_what_it_was_fitted_on_and_never_a_label_without_examples
     rows = np.repeat(centres, 20, axis=0) + rng.normal(size=(60, 16)) * 0.1
     embeddings = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     targets = ["a"] * 20 + ["b"] * 20 + ["d"] * 20
-    weight, bias = fit_head(embeddings, targets, ["a", "b", "c", "d"], weights=[1.0] * 60)
-    answers = (embeddings @ weight.T + bias).argmax(axis=1)
+    answers = fit_head(embeddings, targets, ["a", "b", "c", "d"], weights=[1.0] * 60).logits(embeddings).argmax(axis=1)
     assert [("a", "b", "c", "d")[answer] for answer in answers] == targets
 
 
@@ -40,8 +39,8 @@ def test_a_head_answers_what_it_was_fitted_on_and_never_a_label_without_examples
 def test_a_head_of_one_or_two_labels_is_a_head_like_any_other(labels: list[str]) -> None:
     embeddings = np.eye(4, dtype=np.float32)[: len(labels)].repeat(5, axis=0)
     targets = [label for label in labels for _ in range(5)]
-    weight, bias = fit_head(embeddings, targets, labels, weights=[1.0] * len(targets))
-    assert [labels[row] for row in (embeddings @ weight.T + bias).argmax(axis=1)] == targets
+    head = fit_head(embeddings, targets, labels, weights=[1.0] * len(targets))
+    assert [labels[row] for row in head.logits(embeddings).argmax(axis=1)] == targets
 
 
 def test_replay_takes_from_every_label_in_turn() -> None:
