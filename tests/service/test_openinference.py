@@ -190,6 +190,25 @@ def test_a_version_that_is_not_live_is_refused_with_the_one_that_is(home: Path) 
             client.infer("default", [text_input(["x"])], model_version="v-0001")
 
 
+def test_a_request_is_answered_by_one_version_whatever_is_promoted_meanwhile(home: Path) -> None:
+    labels = {"v-0001": LABELS, "v-0002": [*LABELS, "delta"]}
+    champion(home, "v-0001")
+    publish(home, "v-0002", labels=labels["v-0002"])
+    seen: list[str] = []
+    with (
+        serving(settings_for(home, registry_poll_s=0.01, batch_tokens=8, lanes=2)) as served,
+        triton.InferenceServerClient(f"127.0.0.1:{served.port}") as client,
+    ):
+        for round_ in range(8):
+            promote(home, "v-0002" if round_ % 2 == 0 else "v-0001")
+            for _ in range(10):
+                result = client.infer("default", [text_input(TEXTS * 30)])
+                seen.append(result.get_response()["model_version"])
+                assert set(strings(result, "model_version")) == {seen[-1]}
+                assert result.as_numpy("logits").shape == (len(TEXTS) * 30, len(labels[seen[-1]]))
+    assert set(seen) == set(labels)
+
+
 def test_without_a_model_it_is_live_and_not_ready(home: Path) -> None:
     with (
         serving(settings_for(home), ready=False) as served,
