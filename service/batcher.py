@@ -2,7 +2,8 @@
 
 Each lane is a thread that calls the model. A batch is counted in tokens with their padding. It is built around the text
 that is due first, from texts of like length, and is at most its share of what is in flight, so that one lane never
-swallows the queue while the others idle. Equal texts in flight are answered once.
+swallows the queue while the others idle. Equal texts in flight are answered once. A request is answered by the version that
+was live when it came, and by no other: after a swap, what waits for the old version is still answered by it.
 
 What is due first: every text is stamped with the work done so far, and the further texts of one request with a multiple of
 the work before them, as if they came in slowly; so a small request never waits for the end of a big one, and a big one
@@ -21,7 +22,6 @@ from typing import Final
 
 import numpy as np
 
-from core.bundle import TOKENIZER
 from core.cores import usable_cores
 from core.errors import NotReady, Overloaded
 from core.events import Inputs
@@ -38,7 +38,6 @@ _PADDING: Final = 48
 _WINDOW: Final = 256  # texts that a batch is chosen from
 _TOKENIZED: Final = 64  # texts that a lane tokenizes before it calls the model
 _SMOOTHING: Final = 0.1
-_UNKNOWN: Final = ("", 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,16 +93,16 @@ class _Request:
 class _Text:
     """One text to answer, for everybody who waits for it."""
 
-    __slots__ = ("encoded", "inputs", "key", "order", "tokenizer", "waiters", "work")
+    __slots__ = ("encoded", "inputs", "key", "order", "servable", "waiters", "work")
 
-    def __init__(self, inputs: Inputs, key: object, order: tuple[float, int], work: int) -> None:
+    def __init__(self, servable: Servable, inputs: Inputs, key: object, order: tuple[float, int], work: int) -> None:
+        self.servable = servable
         self.inputs = inputs
         self.key = key
         self.order = order  # when it is due, then in which order it came
         self.work = work
         self.waiters: list[tuple[_Request, int]] = []
         self.encoded = _NOT_ENCODED
-        self.tokenizer: tuple[str, int] = _UNKNOWN
 
     def __lt__(self, other: "_Text") -> bool:
         return self.order < other.order
@@ -129,7 +128,7 @@ class Batcher:
         """Prepare the lanes.
 
         Args:
-            live: the servable of this moment; asked once for each batch, so that a batch has one version.
+            live: the servable of this moment; asked once for each request.
             lanes: threads; 0: one a core.
             queue_limit: texts that may wait.
             batch_tokens: tokens, padding included, of one call of the model.
@@ -200,7 +199,8 @@ class Batcher:
         return [answer for answer in request.answers if answer is not None]
 
     def _admit(self, request: _Request, inputs: Sequence[Inputs], timeout_s: float) -> None:
-        if self._live() is None:
+        servable = self._live()
+        if servable is None:
             raise NotReady
         with self._condition:
             # An idle service takes a request of any size: with a queue shorter than it, it would never be answered.
@@ -208,7 +208,7 @@ class Batcher:
                 self._refuse_too_much(len(inputs), timeout_s)
             due = self._clock
             for index, item in enumerate(inputs):
-                due += self._add(request, index, item, due) * _BIG_SHARE
+                due += self._add(servable, item, due, (request, index)) * _BIG_SHARE
             self._condition.notify(min(len(inputs), len(self._lanes)))
 
     def _refuse_too_much(self, more: int, timeout_s: float) -> None:
@@ -217,18 +217,18 @@ class Batcher:
             return
         raise Overloaded(f"{self._waiting} texts wait already; try again after a moment", retry_after_s=wait_s)
 
-    def _add(self, request: _Request, index: int, inputs: Inputs, due: float) -> int:
+    def _add(self, servable: Servable, inputs: Inputs, due: float, waiter: tuple[_Request, int]) -> int:
         """Queue a text, or join it where it is in flight; returns the work that it adds."""
-        key = _key_of(inputs)
+        key = _key_of(servable, inputs)
         text = self._in_flight.get(key) if key is not None else None
         if text is not None:
             COALESCED.inc()
-            text.waiters.append((request, index))
+            text.waiters.append(waiter)
             return 0
         work = 1 + sum(len(value) for value in inputs.values() if isinstance(value, str)) // _CHARS_PER_TOKEN
         self._count += 1
-        text = _Text(inputs, key, (due, self._count), work)
-        text.waiters.append((request, index))
+        text = _Text(servable, inputs, key, (due, self._count), work)
+        text.waiters.append(waiter)
         if key is not None:
             self._in_flight[key] = text
         heapq.heappush(self._fresh, text)
@@ -265,14 +265,8 @@ class Batcher:
         if not texts:
             return
         failed: list[tuple[_Text, Exception]] = []
-        servable = self._live()
-        if servable is None:
-            failed = [(text, NotReady()) for text in texts]
-        else:
-            try:
-                _tokenize(servable, texts)
-            except Exception:
-                failed = _tokenize_each(servable, texts)
+        for servable in {text.servable for text in texts}:
+            failed += _tokenize(servable, [text for text in texts if text.servable is servable])
         unfit = {id(text) for text, _ in failed}
         with self._condition:
             for text in texts:
@@ -289,8 +283,9 @@ class Batcher:
             while self._ready and len(window) < _WINDOW:
                 window += self._drop_unwanted([heapq.heappop(self._ready)])
             share = math.ceil((self._waiting + self._running) / len(self._lanes))
-            batch, rest = choose(window, share=share, budget=self._batch_tokens)
-            for text in rest:
+            fitting = [text for text in window if text.servable is window[0].servable]
+            batch, rest = choose(fitting, share=share, budget=self._batch_tokens)
+            for text in [*rest, *(text for text in window if text.servable is not window[0].servable)]:
                 heapq.heappush(self._ready, text)
             for text in batch:
                 self._waiting -= 1
@@ -334,27 +329,13 @@ class Batcher:
         _deliver(zip(batch, results, strict=True))
 
     def _answer_all(self, batch: list[_Text]) -> list[_Result]:
-        servable = self._live()
-        if servable is None:
-            return [NotReady() for _ in batch]
         try:
-            return self._answer(servable, batch)
+            return _run(batch[0].servable, [text.encoded for text in batch])
         except Exception as error:
             if len(batch) == 1:
                 return [error]
         # One text must not take its neighbours down with it.
         return [result for text in batch for result in self._answer_all([text])]
-
-    def _answer(self, servable: Servable, batch: list[_Text]) -> list[_Result]:
-        stale = [text for text in batch if text.tokenizer != _tokenizer_of(servable)]
-        if not stale:
-            return _run(servable, [text.encoded for text in batch])
-        _tokenize(servable, stale)  # the version changed, and its tokenizer with it
-        results: list[_Result] = [NotReady()] * len(batch)
-        for rows in within_budget([text.length for text in batch], self._batch_tokens):
-            for row, result in zip(rows, _run(servable, [batch[row].encoded for row in rows]), strict=True):
-                results[row] = result
-        return results
 
 
 def choose(texts: list[_Text], *, share: int, budget: int) -> tuple[list[_Text], list[_Text]]:
@@ -388,42 +369,22 @@ def _length(text: _Text) -> int:
     return text.length
 
 
-def within_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices grouped by length, shortest first: rows x longest stays within the budget, or a group is one row."""
-    groups: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not groups or lengths[row] * (len(groups[-1]) + 1) > budget:
-            groups.append([])
-        groups[-1].append(row)
-    return groups
-
-
-def _key_of(inputs: Inputs) -> object:
-    """Equal for equal inputs; None where they cannot be compared cheaply."""
+def _key_of(servable: Servable, inputs: Inputs) -> object:
+    """Equal for equal inputs of one version; None where they cannot be compared cheaply."""
     values = tuple(inputs.values())
-    return values if all(isinstance(value, str) for value in values) else None
+    return (servable, values) if all(isinstance(value, str) for value in values) else None
 
 
-def _tokenizer_of(servable: Servable) -> tuple[str, int]:
-    manifest = servable.manifest
-    return manifest.files[TOKENIZER].sha256, manifest.max_tokens
-
-
-def _tokenize(servable: Servable, texts: list[_Text]) -> None:
-    tokenizer = _tokenizer_of(servable)
-    for text, encoded in zip(texts, servable.tokenize([text.inputs for text in texts]), strict=True):
-        text.encoded, text.tokenizer = encoded, tokenizer
-
-
-def _tokenize_each(servable: Servable, texts: list[_Text]) -> list[tuple[_Text, Exception]]:
-    """One by one, since one of them is to blame; returns those that cannot be tokenized."""
-    failed: list[tuple[_Text, Exception]] = []
-    for text in texts:
-        try:
-            _tokenize(servable, [text])
-        except Exception as error:
-            failed.append((text, error))
-    return failed
+def _tokenize(servable: Servable, texts: list[_Text]) -> list[tuple[_Text, Exception]]:
+    """All at once or, where one is to blame, one by one; returns those that cannot be tokenized."""
+    try:
+        for text, encoded in zip(texts, servable.tokenize([text.inputs for text in texts]), strict=True):
+            text.encoded = encoded
+    except Exception as error:
+        if len(texts) == 1:
+            return [(texts[0], error)]
+        return [failed for text in texts for failed in _tokenize(servable, [text])]
+    return []
 
 
 def _run(servable: Servable, encoded: list[Encoded]) -> list[_Result]:

@@ -4,7 +4,6 @@ Source: https://github.com/kserve/open-inference-protocol (inference_rest.md). A
 is answered is recorded as ``/v1/predict`` records it, under the ids in the output ``prediction_id``.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -30,14 +29,13 @@ from service.openinference_codec import (
     split_body,
 )
 from service.predictions import make_predictions
-from service.problems import DeadlineExceeded, HttpError, JsonResponse
+from service.problems import HttpError, JsonResponse
 from service.program import Program
 from service.swap import Live
-from service.web import Endpoint, parse_document, read_body, refuse_compressed
+from service.web import Endpoint, departed, parse_document, read_body, refuse_compressed
 
 #: clients of this protocol often send no type at all, and the binary extension is not JSON as a whole
 _TYPES: Final = ("", "application/json", "application/octet-stream")
-_TRIES: Final = 3  # to have a request answered by one version; a swap is a rare thing
 
 
 async def server(program: Program, request: Request, caller: Caller) -> Response:
@@ -104,7 +102,9 @@ async def infer(program: Program, request: Request, caller: Caller) -> Response:
     asked = await _read(program, request)
     wanted = _wanted(asked, program)
     inputs = _inputs(asked, program)
-    answers = await _one_version(program, inputs, asked.timeout_s)
+    limit = program.settings.request_timeout_s
+    timeout_s = min(limit, asked.timeout_s or limit)
+    answers = await program.batcher.predict(inputs, timeout_s=timeout_s, gone=departed(request))
     _check_version(program, request.path_params.get("version"), answers[0].version)
     predictions = make_predictions(program, inputs, answers, caller)
     program.recorder.put(predictions)
@@ -192,18 +192,6 @@ def _wanted(asked: InferRequest, program: Program) -> Mapping[str, bool]:
         if output.name not in known:
             raise malformed(f"there is no output {output.name[:100]!r}; there are: {', '.join(known)}")
     return {item.name: asked.binary if item.binary is None else item.binary for item in asked.outputs}
-
-
-async def _one_version(program: Program, inputs: Sequence[Inputs], timeout_s: float | None) -> list[Answer]:
-    """Answers that are all of one version: the answer names but one, and logits of two have no common shape."""
-    limit = program.settings.request_timeout_s
-    deadline = time.monotonic() + min(limit, timeout_s or limit)
-    for _ in range(_TRIES):
-        left = max(0.0, deadline - time.monotonic())
-        answers = await program.batcher.predict(inputs, timeout_s=left)
-        if len({answer.version for answer in answers}) == 1:
-            return answers
-    raise DeadlineExceeded("the live version changed again and again meanwhile; try again")
 
 
 def _tensors(program: Program, answers: Sequence[Answer], predictions: Sequence[Prediction]) -> dict[str, Output]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from core.bundle import ModelBundle
 from core.errors import NotReady, Overloaded
 from core.runtime import Encoded, Servable
-from service.batcher import Answer, Batcher, within_budget
+from service.batcher import Answer, Batcher, choose
 from service.problems import ClientGone, DeadlineExceeded
 from tests.service.serving import LABELS, champion, serving, settings_for
 from tests.support import wait_until
@@ -59,6 +59,13 @@ def batcher(model: Watched) -> Iterator[Batcher]:
     made.stop(5)
 
 
+class Waiting:
+    """A text of so many tokens."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+
 def texts(*items: str) -> list[dict[str, str]]:
     return [{"text": item} for item in items]
 
@@ -95,12 +102,16 @@ def test_no_call_of_the_model_exceeds_the_budget_unless_it_is_one_text(batcher: 
         assert len(batch) == 1 or len(batch) * max(len(item.ids) for item in batch) <= 64
 
 
-@given(st.lists(st.integers(1, 200), max_size=60), st.integers(1, 300))
-def test_groups_hold_each_row_once_and_keep_the_budget(lengths: list[int], budget: int) -> None:
-    groups = within_budget(lengths, budget)
-    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
-    for group in groups:
-        assert len(group) == 1 or len(group) * max(lengths[row] for row in group) <= budget
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=60), st.integers(1, 300), st.integers(1, 60))
+def test_a_batch_holds_what_is_due_first_and_keeps_share_and_budget(
+    lengths: list[int], budget: int, share: int
+) -> None:
+    queue = [Waiting(length) for length in lengths]
+    batch, rest = choose(queue, share=share, budget=budget)  # type: ignore[type-var]
+    assert queue[0] in batch
+    assert sorted(map(id, [*batch, *rest])) == sorted(map(id, queue))
+    assert len(batch) <= share
+    assert len(batch) == 1 or len(batch) * max(text.length for text in batch) <= budget
 
 
 def test_what_waits_is_shared_between_the_lanes(batcher: Batcher, model: Watched) -> None:
@@ -133,6 +144,33 @@ def test_equal_texts_in_flight_are_answered_once_and_for_everybody(batcher: Batc
     expected = model.predict(texts("hello", "where"))
     assert [answer.output for answer in answers[-1]] == [expected[0], expected[1], expected[0]]
     assert answers[4][0].output == answers[0][0].output
+
+
+def test_a_request_is_answered_by_one_version_although_another_goes_live_meanwhile(
+    model: Watched, tmp_path: Path
+) -> None:
+    other = Servable.load(make_bundle(tmp_path / "other", LABELS, version="v-0002", seed=1))
+    live: list[Servable] = [model]
+
+    async def ask() -> tuple[list[Answer], list[Answer]]:
+        batcher = Batcher(lambda: live[0], lanes=2, queue_limit=1000, batch_tokens=16)
+        batcher.start()
+        model.gate.clear()
+        before = asyncio.create_task(batcher.predict(texts(*WORDS), timeout_s=10))
+        await asyncio.to_thread(wait_until, lambda: len(model.batches) == 2)
+        live[0] = other
+        after = asyncio.create_task(batcher.predict(texts(*WORDS), timeout_s=10))
+        await asyncio.to_thread(wait_until, lambda: batcher.depth > len(WORDS))
+        model.gate.set()
+        answers = await before, await after
+        batcher.stop(5)
+        return answers
+
+    for answers, version in zip(asyncio.run(ask()), (model, other), strict=True):
+        assert {answer.version for answer in answers} == {version.version}
+        assert [answer.output["label"] for answer in answers] == [
+            output["label"] for output in version.predict(texts(*WORDS))
+        ]
 
 
 def test_a_small_request_does_not_wait_for_the_end_of_a_big_one(model: Watched) -> None:
