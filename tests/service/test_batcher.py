@@ -1,6 +1,7 @@
 """Batches: by whom, how large, within which budget; and what happens when there are too many or they take too long."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from core.bundle import ModelBundle
 from core.errors import NotReady, Overloaded
@@ -346,3 +348,26 @@ def test_429_and_503_over_http(home: Path) -> None:
         assert codes == {(429, "overloaded"), (503, "timeout")}
         assert all(response.headers["retry-after"] == "1" for response in responses)
         wait_until(lambda: served.client.post("/v1/predict", json={"text": "x"}).status_code == 200)
+
+
+def test_a_client_that_went_away_costs_no_call_of_the_model(home: Path) -> None:
+    champion(home, "v-0001")
+    with serving(settings_for(home, lanes=1)) as served:
+        model = Watched.of(make_bundle(home / "slow", LABELS, version="v-0001"))
+        served.program.batcher._live = lambda: model
+        model.gate.clear()
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(served.client.post, "/v1/predict", json={"text": "hello"})
+            wait_until(lambda: model.batches)
+            with socket.create_connection(("127.0.0.1", served.port)) as leaving:
+                leaving.sendall(
+                    b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                    b'Content-Length: 21\r\n\r\n{"text": "card lost"}'
+                )
+                wait_until(lambda: served.program.batcher.depth == 1)
+            served.client.get("/livez")  # by then the server has seen it go
+            model.gate.set()
+            assert first.result().status_code == 200
+        gone = {"route": "predict", "status": "499"}
+        wait_until(lambda: REGISTRY.get_sample_value("ratchet_requests_total", gone))
+    assert [len(item.ids) for batch in model.batches for item in batch] == [1]
