@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, Field, FiniteFloat, ValidationError, field_validator
 
 from core.errors import CorruptBundle
 from core.events import Record, new_id, now
@@ -58,6 +58,13 @@ class TrainingSet(Record):
     encoder_through_seq: int = Field(default=0, ge=0)
 
 
+class Probe(Record):
+    """A fixed text and the logits that the exporter saw for it: see core/known_answers.py."""
+
+    text: str = Field(max_length=10_000)
+    logits: dict[str, FiniteFloat]
+
+
 class Manifest(Record):
     """The record of a model version."""
 
@@ -79,6 +86,8 @@ class Manifest(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     libraries: dict[str, str] = Field(default_factory=dict)
     files: dict[str, FileEntry]
+    #: known answers; older versions have none
+    probes: list[Probe] = Field(default_factory=list, max_length=32)
 
     @field_validator("version")
     @classmethod

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from core.bundle import MODEL, TOKENIZER, Manifest, ModelBundle
 from core.errors import BadSettings, UnservableBundle
 from core.events import Inputs
+from core.known_answers import difference
 from core.tasks import Task, get_task
 from core.tasks.base import Output
 
@@ -132,6 +133,18 @@ class Servable:
             raise UnservableBundle(f"{version} does not answer: {_first_line(error)}") from error
         _check_shape(version, "logits", logits, (len(_PROBE), len(self.manifest.labels)))
         _check_shape(version, "embedding", embedding, (len(_PROBE), self.manifest.embedding_size))
+        try:
+            fault = difference(self.manifest.probes, self.manifest.labels, self.ask)
+        except Exception as error:
+            raise UnservableBundle(f"{version} does not answer a known text: {_first_line(error)}") from error
+        if fault:
+            raise UnservableBundle(f"{version}: {fault}")
+
+    def ask(self, text: str) -> Array:
+        """Logits of shape (labels,) of one text in every field of the task, by itself."""
+        logits, _ = self.run(self.tokenize([dict.fromkeys(self.task.input_fields, text)]))
+        row: Array = logits[0]
+        return row
 
 
 def _check_shape(version: str, name: str, array: Any, shape: tuple[int, int]) -> None:

@@ -13,6 +13,7 @@ from core.bundle import MODEL, SERVING_FILES, TOKENIZER, TRAINING_SET, Lane, Mod
 from core.errors import BundleError, PromotionsPaused, VerdictVoid
 from core.events import now
 from core.examples import ExampleStore
+from core.known_answers import add_known_answers
 from core.logs import get_logger
 from core.registry import Promotion, Registry, RunState, TrainingRun, Verdict, forget_cached
 from core.runtime import Servable
@@ -139,6 +140,7 @@ class Run:
             libraries={name: library_version(name) for name in _LIBRARIES},
         )
         servable = self._load(ModelBundle.open(directory))
+        bundle = add_known_answers(bundle, servable.ask)
         texts = [example.inputs for example in (pool.holdout + pool.train)[:_PARITY_TEXTS]]
         return bundle, servable, parity(candidate.model, servable, texts, pad=start.pad)
 

@@ -1,0 +1,176 @@
+"""The process in which versions are tried: each in a child of its own, under limits, so that no version can hurt the service.
+
+Started once by the service (trial.py) with everything imported; then it forks for every version it is told to try. It is
+not multiprocessing's forkserver, whose children import the main program again: in a BentoML worker, BentoML itself.
+
+It reads one JSON line for each trial and writes one for its result. When its standard input ends, the service is gone and
+so is it. It has one thread, no sockets, and the least claim on the processor.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Any, Final
+
+from core.bundle import ModelBundle
+from core.errors import RatchetError
+from core.runtime import Servable
+from service.warmup import time_of_one, warm_up
+
+NICENESS: Final = 19
+_PR_SET_PDEATHSIG: Final = 1
+_WALL_PER_CPU: Final = 4  # on a machine that is busy, the clock runs so much faster than the child's own time
+_MOST_TOLD: Final = 64 * 1024
+
+
+def main() -> None:
+    """Serve trials until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then ends this
+    os.nice(NICENESS)
+    gc.freeze()  # children share these pages; the collector would write to them
+    for line in sys.stdin:
+        report = attempt(json.loads(line))
+        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.flush()
+
+
+def attempt(request: dict[str, Any]) -> dict[str, Any]:
+    """Try one version in a child process.
+
+    Args:
+        request: ``directory`` of the bundle, ``device``, ``memory`` in bytes and ``seconds`` of processor time that the
+            child may take.
+
+    Returns:
+        ``seconds`` that one text takes, ``memory`` that was taken and ``cpu`` time; or ``refused``, a reason.
+    """
+    reader, writer = os.pipe()
+    with tempfile.TemporaryFile() as errors:
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            _be_the_child(request, writer, errors)  # does not return
+        os.close(writer)
+        told, in_time = _listen(reader, child, request["seconds"] * _WALL_PER_CPU)
+        os.close(reader)
+        _, status, usage = os.wait4(child, 0)
+        report = {"cpu": usage.ru_utime + usage.ru_stime}
+        if not in_time:
+            return {**report, "refused": f"it hangs: no end after {request['seconds'] * _WALL_PER_CPU:g} s"}
+        if told:
+            return {**report, **json.loads(told)}
+        return {**report, "refused": _why_it_ended(status, request, errors)}
+
+
+def _listen(reader: int, child: int, limit_s: float) -> tuple[bytes, bool]:
+    """What the child says until it ends, and False where it had to be ended. Ends with the service, child included."""
+    told = b""
+    deadline = time.monotonic() + limit_s
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    poll.register(sys.stdin.fileno(), 0)  # its end is always reported
+    while True:
+        ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        if not ready or sys.stdin.fileno() in ready:
+            os.kill(child, signal.SIGKILL)
+            if ready:
+                os.waitpid(child, 0)
+                sys.exit(0)
+            return told, False
+        chunk = os.read(reader, _MOST_TOLD)
+        if not chunk:
+            return told, True
+        told += chunk
+
+
+def _be_the_child(request: dict[str, Any], writer: int, errors: IO[bytes]) -> None:
+    """Try the version, tell, and end: nothing of this process's own may run after it."""
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard, target in ((0, nothing), (1, nothing), (2, errors.fileno())):
+            os.dup2(target, standard)
+        _limit(request)
+        os.write(writer, json.dumps(_try(request)).encode()[:_MOST_TOLD])
+    except MemoryError:
+        os.write(writer, json.dumps({"refused": _too_much_memory(request)}).encode())
+    except BaseException as error:
+        os.write(2, repr(error).encode())
+        os._exit(1)
+    finally:
+        os._exit(0)
+
+
+def _limit(request: dict[str, Any]) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # if its parent is killed, so is it
+    seconds = int(request["seconds"]) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    kind, name = resource.RLIMIT_AS, "VmSize"
+    if request["device"] != "cpu" and Path("/dev/nvidiactl").exists():
+        # CUDA maps far more addresses than it uses: there, only what can be written to counts.
+        kind, name = resource.RLIMIT_DATA, "VmData"
+    limit = _mapped(name) + int(request["memory"])
+    resource.setrlimit(kind, (limit, limit))
+
+
+def _try(request: dict[str, Any]) -> dict[str, Any]:
+    directory = Path(request["directory"])
+    before = _mapped("VmRSS")
+    try:
+        bundle = ModelBundle.open(directory, names=())  # the service has just verified the digests
+        servable = Servable.load(bundle, device=request["device"])
+        warm_up(servable)
+        seconds = time_of_one(servable)
+    except RatchetError as error:
+        text = str(error)
+        if _is_of_memory(text):
+            text = f"{text}; {_too_much_memory(request)}"
+        return {"refused": text}
+    return {"seconds": seconds, "memory": max(0, _mapped("VmHWM") - before)}
+
+
+def _mapped(name: str) -> int:
+    """Bytes of this process's memory of a kind that /proc names; 0 where there is no /proc."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith(f"{name}:"))
+    except (OSError, StopIteration):
+        return 0
+    return int(line.split()[1]) * 1024
+
+
+def _why_it_ended(status: int, request: dict[str, Any], errors: IO[bytes]) -> str:
+    errors.seek(0)
+    said = errors.read()[-300:].decode(errors="replace").strip().splitlines()
+    last = f": {said[-1]}" if said else ""
+    if not os.WIFSIGNALED(status):
+        return f"it ends the process that loads it, with code {os.waitstatus_to_exitcode(status)}{last}"
+    number = os.WTERMSIG(status)
+    if number == signal.SIGXCPU:
+        return f"it hangs: no end after {request['seconds']:g} s of processor time"
+    if number == signal.SIGKILL:
+        return f"it was killed, as the system does when memory runs out; {_too_much_memory(request)}"
+    memory = f"; {_too_much_memory(request)}" if _is_of_memory(last) else ""
+    return f"it crashes the process that loads it ({signal.Signals(number).name}){last}{memory}"
+
+
+def _is_of_memory(text: str) -> bool:
+    """ONNX Runtime, Rust and Python say in different words that there is no more memory."""
+    return "alloc" in text.lower() or "memory" in text.lower()
+
+
+def _too_much_memory(request: dict[str, Any]) -> str:
+    return f"it may take {request['memory'] / 2**20:.0f} MiB of memory"
+
+
+if __name__ == "__main__":
+    main()
