@@ -92,7 +92,7 @@ def _exchanged(
     for column in np.flatnonzero(own > _EXACT).tolist():
         others = _rms(found[:, column, None] - expected * (scale / scale[column]), axis=0)
         like = int(np.argmin(others))
-        if like != column and 2 * others[like] < own[column]:
+        if like != column and others[like] <= _ALLOWED and 2 * others[like] < own[column]:
             return (
                 f"it answers for the label {labels[column]!r} what was known of {labels[like]!r}: "
                 f"the labels are exchanged ({own[column]:.2f} movements off, against {others[like]:.2f})"

@@ -1,5 +1,6 @@
 """A bundle loaded on ONNX Runtime: the only thing that turns inputs into answers, in the service and at the gate alike."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from core.tasks.base import Output
 Array = NDArray[np.float32]
 _INPUTS: Final = {"input_ids", "attention_mask"}
 _OUTPUTS: Final = ("logits", "embedding")
+_PLACE: Final = re.compile(r"/onnxruntime_src/\S+:\d+ [^(\n]*\([^)\n]*\)( const)? ")
 _PROBE: Final = (
     "ratchet",
     "A somewhat longer sentence, to see that the model takes more than one length of text. " * 3,
@@ -175,4 +177,6 @@ def _providers(device: str) -> list[str]:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    """What the error says, without the places in ONNX Runtime's own source that it names."""
+    lines = _PLACE.sub("", str(error)).splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     trial_timeout_s: float = Field(
         default=30.0,
         ge=1,
-        description="processor seconds that the trial of a version may take; by the clock, four times as many",
+        description="seconds that the trial of a version may take, without those in which it waits for a processor",
     )
     max_model_bytes: int = Field(
         default=0, ge=0, description="size that a served version's files may have; 0: what fits in memory"

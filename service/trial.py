@@ -50,7 +50,7 @@ class Trial:
 
         Args:
             device: where models run, as for Servable.load.
-            timeout_s: processor seconds that a trial may take; four times as many by the clock.
+            timeout_s: seconds that a trial may take, without those in which it waits for a processor.
         """
         self._device = device
         self._timeout_s = timeout_s
@@ -84,14 +84,17 @@ class Trial:
             UnservableBundle: it failed, and how.
             TrialUnavailable: the trial could not be held.
         """
+        most = trial_bytes(bundle.manifest)
         request = {
             "directory": str(bundle.directory),
             "device": self._device,
-            "memory": min(filter(None, (trial_bytes(bundle.manifest), available))),
+            "memory": min(most, available) if available is not None else most,
             "seconds": self._timeout_s,
         }
         with self._lock:
             report = self._ask(request)
+        if unavailable := report.get("unavailable"):
+            raise TrialUnavailable(f"{bundle.manifest.version} could not be tried: {unavailable}")
         if refused := report.get("refused"):
             version = bundle.manifest.version
             raise UnservableBundle(str(refused) if str(refused).startswith(version) else f"{version}: {refused}")
@@ -100,7 +103,7 @@ class Trial:
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         process = self._started()
         # The trial process keeps the time itself; this is for the day when it, too, hangs.
-        deadline = time.monotonic() + _START_S + 5 * self._timeout_s
+        deadline = time.monotonic() + _START_S + 25 * self._timeout_s
         try:
             assert process.stdin is not None  # noqa: S101 - both were asked for
             assert process.stdout is not None  # noqa: S101

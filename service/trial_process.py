@@ -27,7 +27,7 @@ from service.warmup import time_of_one, warm_up
 
 NICENESS: Final = 19
 _PR_SET_PDEATHSIG: Final = 1
-_WALL_PER_CPU: Final = 4  # on a machine that is busy, the clock runs so much faster than the child's own time
+_PATIENCE: Final = 20  # so many times its limit a trial may last when it is the machine that keeps it waiting
 _MOST_TOLD: Final = 64 * 1024
 
 
@@ -46,11 +46,12 @@ def attempt(request: dict[str, Any]) -> dict[str, Any]:
     """Try one version in a child process.
 
     Args:
-        request: ``directory`` of the bundle, ``device``, ``memory`` in bytes and ``seconds`` of processor time that the
-            child may take.
+        request: ``directory`` of the bundle, ``device``, and what the child may take: bytes of ``memory``, and ``seconds``
+            without those in which it waits for a processor.
 
     Returns:
-        ``seconds`` that one text takes, ``memory`` that was taken and ``cpu`` time; or ``refused``, a reason.
+        ``seconds`` that one text takes, ``memory`` that was taken and ``cpu`` time; or why it is ``refused``; or why the
+        trial could not be held: ``unavailable``.
     """
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as errors:
@@ -59,36 +60,48 @@ def attempt(request: dict[str, Any]) -> dict[str, Any]:
             os.close(reader)
             _be_the_child(request, writer, errors)  # does not return
         os.close(writer)
-        told, in_time = _listen(reader, child, request["seconds"] * _WALL_PER_CPU)
+        told, fault = _listen(reader, child, request["seconds"])
         os.close(reader)
         _, status, usage = os.wait4(child, 0)
-        report = {"cpu": usage.ru_utime + usage.ru_stime}
-        if not in_time:
-            return {**report, "refused": f"it hangs: no end after {request['seconds'] * _WALL_PER_CPU:g} s"}
-        if told:
-            return {**report, **json.loads(told)}
-        return {**report, "refused": _why_it_ended(status, request, errors)}
+        if not told and not fault:
+            fault = {"refused": _why_it_ended(status, request, errors)}
+        return {"cpu": usage.ru_utime + usage.ru_stime, **(fault or json.loads(told))}
 
 
-def _listen(reader: int, child: int, limit_s: float) -> tuple[bytes, bool]:
-    """What the child says until it ends, and False where it had to be ended. Ends with the service, child included."""
-    told = b""
-    deadline = time.monotonic() + limit_s
+def _listen(reader: int, child: int, limit_s: float) -> tuple[bytes, dict[str, str]]:
+    """What the child says until it ends, and the fault where it had to be ended. Ends with the service, child included."""
+    told, began = b"", time.monotonic()
+    stdin = sys.stdin.fileno()
     poll = select.poll()
     poll.register(reader, select.POLLIN)
-    poll.register(sys.stdin.fileno(), 0)  # its end is always reported
+    poll.register(stdin, 0)  # its end is always reported
     while True:
-        ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
-        if not ready or sys.stdin.fileno() in ready:
+        taken = time.monotonic() - began
+        own = taken - _waited(child)
+        if own > limit_s or taken > limit_s * _PATIENCE:
             os.kill(child, signal.SIGKILL)
-            if ready:
-                os.waitpid(child, 0)
-                sys.exit(0)
-            return told, False
-        chunk = os.read(reader, _MOST_TOLD)
-        if not chunk:
-            return told, True
-        told += chunk
+            if own > limit_s:
+                return b"", {"refused": f"it hangs: no end after {limit_s:g} s"}
+            return b"", {"unavailable": f"the machine is too busy: {own:.1f} s of {taken:.0f} s for the trial"}
+        ready = dict(poll.poll(max(0.01, limit_s - own) * 1000))
+        if stdin in ready:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            sys.exit(0)
+        if ready:
+            chunk = os.read(reader, _MOST_TOLD)
+            if not chunk:
+                return told, {}
+            told += chunk
+
+
+def _waited(process: int) -> float:
+    """Seconds that a process wanted a processor and got none; 0 where the system does not say."""
+    try:
+        with open(f"/proc/{process}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _be_the_child(request: dict[str, Any], writer: int, errors: IO[bytes]) -> None:
@@ -111,8 +124,6 @@ def _be_the_child(request: dict[str, Any], writer: int, errors: IO[bytes]) -> No
 def _limit(request: dict[str, Any]) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # if its parent is killed, so is it
-    seconds = int(request["seconds"]) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     kind, name = resource.RLIMIT_AS, "VmSize"
     if request["device"] != "cpu" and Path("/dev/nvidiactl").exists():
@@ -150,13 +161,12 @@ def _mapped(name: str) -> int:
 
 def _why_it_ended(status: int, request: dict[str, Any], errors: IO[bytes]) -> str:
     errors.seek(0)
-    said = errors.read()[-300:].decode(errors="replace").strip().splitlines()
-    last = f": {said[-1]}" if said else ""
+    lines = errors.read()[-2000:].decode(errors="replace").splitlines()
+    said = [line.strip() for line in lines if line.strip() and not line.startswith("note:")]
+    last = f": {said[-1][:300]}" if said else ""
     if not os.WIFSIGNALED(status):
         return f"it ends the process that loads it, with code {os.waitstatus_to_exitcode(status)}{last}"
     number = os.WTERMSIG(status)
-    if number == signal.SIGXCPU:
-        return f"it hangs: no end after {request['seconds']:g} s of processor time"
     if number == signal.SIGKILL:
         return f"it was killed, as the system does when memory runs out; {_too_much_memory(request)}"
     memory = f"; {_too_much_memory(request)}" if _is_of_memory(last) else ""
