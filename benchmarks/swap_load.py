@@ -69,7 +69,7 @@ class Client:
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def predict(self, number: int) -> str:
-        """The version that answered."""
+        """The version that answered; empty where the answer was an error."""
         reader, writer = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self.port)
         body = json.dumps({"text": TEXT.format(number)}).encode()
         writer.write(
@@ -80,7 +80,7 @@ class Client:
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         answer = json.loads(await reader.readexactly(int(length.split(b":")[1])))
         self._free.append((reader, writer))
-        return str(answer["model_version"])
+        return str(answer.get("model_version", ""))
 
     async def saturation(self, seconds: float, *, callers: int = 32) -> float:
         """Answers a second in a closed loop."""
@@ -180,6 +180,7 @@ async def round_of(client: Client, registry: Registry, version: str, rate: float
         "steady_p99_ms": 1e3 * float(np.quantile(steady, 0.99)),
         "during_p50_ms": 1e3 * float(np.quantile(during, 0.5)),
         "during_p99_ms": 1e3 * float(np.quantile(during, 0.99)),
+        "failed": sum(not version for _, _, version in samples),
         "during_max_ms": 1e3 * max(during),
         "others_cores": others.cores(),
         **{name: total - before.get(name, 0.0) for name, total in after.items()},
@@ -193,9 +194,9 @@ async def measure(arguments: argparse.Namespace, registries: dict[str, Registry]
     for arm, client in clients.items():
         while True:
             try:
-                await client.predict(0)
-                break
-            except (OSError, KeyError, asyncio.IncompleteReadError):
+                if await client.predict(0):
+                    break
+            except (OSError, asyncio.IncompleteReadError):
                 await asyncio.sleep(0.2)
         print(arm, "answers", file=sys.stderr)
     saturation = max([await client.saturation(4) for client in clients.values() for _ in range(2)])

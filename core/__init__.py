@@ -1,4 +1,5 @@
 """What two or more of Ratchet's programs share. Never imports torch, transformers or bentoml."""
+
 import os
 
 # ONNX Runtime's wheels for Linux send usage to their maker, from a thread and a database below ~/.cache, unless this is

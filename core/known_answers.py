@@ -89,15 +89,18 @@ def _exchanged(
 ) -> str | None:
     """Whether some label answers as another one should; both arrays of shape (texts, labels), in movements."""
     own = _rms(found - expected, axis=0)
+    first = ""
     for column in np.flatnonzero(own > _EXACT).tolist():
         others = _rms(found[:, column, None] - expected * (scale / scale[column]), axis=0)
         like = int(np.argmin(others))
-        if like != column and others[like] <= _ALLOWED and 2 * others[like] < own[column]:
-            return (
+        if others[like] <= _ALLOWED and 2 * others[like] < own[column]:
+            first = first or (
                 f"it answers for the label {labels[column]!r} what was known of {labels[like]!r}: "
                 f"the labels are exchanged ({own[column]:.2f} movements off, against {others[like]:.2f})"
             )
-    return None
+        elif own[column] > _ALLOWED:  # like no label at all: it is another model
+            return None
+    return first or None
 
 
 def _off(

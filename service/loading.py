@@ -94,8 +94,8 @@ class Loader:
                 bundle = self._registry.fetch(version, self.cache)
             except OSError as error:
                 raise RegistryUnavailable(f"{version} cannot be kept below {self.cache}: {error}") from error
-        self._try(bundle, live)
-        return at_low_priority(lambda: self._load(bundle))
+        tried = self._try(bundle, live)
+        return at_low_priority(lambda: self._load(bundle, known_answers=not tried))
 
     def _check(self, manifest: Manifest) -> None:
         if manifest.task != self._task:
@@ -104,19 +104,22 @@ class Loader:
             raise UnservableBundle(f"{manifest.version} is of the model {manifest.model!r}, this is {self._model!r}")
         check_fits(manifest, max_model_bytes=self._max_model_bytes, available=available_bytes())
 
-    def _try(self, bundle: ModelBundle, live: Manifest | None) -> None:
-        """Hold a trial, unless the same graph has passed one; a version that changes only its head needs none."""
-        if self._trial is None:
-            return
+    def _try(self, bundle: ModelBundle, live: Manifest | None) -> bool:
+        """Hold a trial, unless the same graph has passed one: then the answer is False.
+
+        A version that changes only its head needs none.
+        """
         graph = _graph(bundle.manifest)
-        if graph not in self._passed:
-            with timed("trial"):
-                report = self._trial.run(bundle, available=available_bytes())
-            _log.info("tried", version=bundle.manifest.version, **asdict(report))
-            self._check_speed(bundle.manifest.version, report.seconds, live)
-            self._passed[graph] = report.seconds
-            while len(self._passed) > _REMEMBERED:
-                del self._passed[next(iter(self._passed))]
+        if self._trial is None or graph in self._passed:
+            return False
+        with timed("trial"):
+            report = self._trial.run(bundle, available=available_bytes())
+        _log.info("tried", version=bundle.manifest.version, **asdict(report))
+        self._check_speed(bundle.manifest.version, report.seconds, live)
+        self._passed[graph] = report.seconds
+        while len(self._passed) > _REMEMBERED:
+            del self._passed[next(iter(self._passed))]
+        return True
 
     def _check_speed(self, version: str, seconds: float, live: Manifest | None) -> None:
         of_live = self._passed.get(_graph(live)) if live is not None else None
@@ -128,11 +131,11 @@ class Loader:
                 f"and swap_latency_ratio is {self._latency_ratio:g}"
             )
 
-    def _load(self, bundle: ModelBundle) -> Servable:
+    def _load(self, bundle: ModelBundle, *, known_answers: bool) -> Servable:
         version = bundle.manifest.version
         with timed("load"):
             try:
-                servable = Servable.load(bundle, device=self._device)
+                servable = Servable.load(bundle, device=self._device, known_answers=known_answers)
             except BadSettings as error:  # its manifest names something that this program does not know
                 raise UnservableBundle(f"{version}: {error}") from error
         with timed("warmup"):

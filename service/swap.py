@@ -188,6 +188,8 @@ class Swapper:
         refused = self._refused.get(version)
         if refused is not None and refused[0] == candidate.number:
             raise BundleError(refused[1])
+        if (servable := self._at_hand(version)) is not None:  # a rollback waits for nobody who is trying a version
+            return servable
         with self._loading:
             servable = self._at_hand(version)
             if servable is not None:

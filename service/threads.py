@@ -13,7 +13,7 @@ from core.logs import get_logger
 from service.metrics import INTERNAL_ERRORS
 
 _AFTER_FAILURE_S: Final = 1.0
-_LOW_PRIORITY: Final = 10
+_LOW_PRIORITY: Final = 5  # of a contended core a quarter: it holds the interpreter's lock now and then, and must get on
 T = TypeVar("T")
 _log = get_logger()
 
@@ -89,8 +89,9 @@ def at_low_priority(call: Callable[[], T]) -> T:
 
 def _run_at_low_priority(call: Callable[[], T], done: Future[T]) -> None:
     if sys.platform == "linux":
+        thread = threading.get_native_id()
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, thread, max(_LOW_PRIORITY, os.getpriority(os.PRIO_PROCESS, thread)))
     try:
         done.set_result(call())
     except BaseException as error:

@@ -23,7 +23,7 @@ from service.memory import trial_bytes
 POSSIBLE: Final = hasattr(os, "fork")
 """False on Windows: versions are loaded untried there."""
 
-_START_S: Final = 60.0  # the least claim on a busy processor, and seconds of imports
+_START_S: Final = 60.0  # imports, with little claim on a busy processor
 _CODE: Final = "import sys; sys.path[:0] = sys.argv[1:]; from service.trial_process import main; main()"
 _ROOT: Final = str(Path(__file__).resolve().parents[1])
 _SECRETS: Final = ("RATCHET_", "AWS_", "GOOGLE_", "AZURE_", "PROMETHEUS_", "BENTOML_")

@@ -4,7 +4,7 @@ Started once by the service (trial.py) with everything imported; then it forks f
 not multiprocessing's forkserver, whose children import the main program again: in a BentoML worker, BentoML itself.
 
 It reads one JSON line for each trial and writes one for its result. When its standard input ends, the service is gone and
-so is it. It has one thread, no sockets, and the least claim on the processor.
+so is it. It has one thread, no sockets, and little claim on the processor.
 """
 
 import ctypes
@@ -23,9 +23,11 @@ from typing import IO, Any, Final
 from core.bundle import ModelBundle
 from core.errors import RatchetError
 from core.runtime import Servable
-from service.warmup import time_of_one, warm_up
+from service.warmup import TRIAL_SHAPES, time_of_one, warm_up
 
-NICENESS: Final = 19
+NICENESS: Final = (
+    10  # a tenth of a contended core; with the 19 that there are, a busy machine keeps a trial for minutes
+)
 _PR_SET_PDEATHSIG: Final = 1
 _PATIENCE: Final = 20  # so many times its limit a trial may last when it is the machine that keeps it waiting
 _MOST_TOLD: Final = 64 * 1024
@@ -139,7 +141,7 @@ def _try(request: dict[str, Any]) -> dict[str, Any]:
     try:
         bundle = ModelBundle.open(directory, names=())  # the service has just verified the digests
         servable = Servable.load(bundle, device=request["device"])
-        warm_up(servable)
+        warm_up(servable, TRIAL_SHAPES)
         seconds = time_of_one(servable)
     except RatchetError as error:
         text = str(error)

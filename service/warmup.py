@@ -1,6 +1,7 @@
 """The calls that warm a servable up, and how long one text takes it: alike in the trial and in the service."""
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -9,14 +10,16 @@ from core.errors import UnservableBundle
 from core.runtime import Encoded, Servable
 
 #: (texts, tokens) of the calls that warm up: ONNX Runtime plans its memory anew for each shape it has not seen
-_SHAPES: Final = ((1, 8), (1, 32), (8, 16), (16, 32), (1, 8192))
+SHAPES: Final = ((1, 8), (1, 32), (8, 16), (16, 32), (1, 8192))
+#: those of a trial: one, some and the longest; it is to be over soon
+TRIAL_SHAPES: Final = ((1, 8), (4, 16), (1, 8192))
 _TIMED_TOKENS: Final = 32
 _TIMED_RUNS: Final = 5
 
 
-def warm_up(servable: Servable) -> None:
-    """Call the model in the shapes that requests will have. Raises UnservableBundle where it fails in one of them."""
-    for texts, tokens in _SHAPES:
+def warm_up(servable: Servable, shapes: Sequence[tuple[int, int]] = SHAPES) -> None:
+    """Call the model in the (texts, tokens) that requests will have. Raises UnservableBundle where it fails in one of them."""
+    for texts, tokens in shapes:
         batch = [_text(servable, tokens)] * texts
         length = len(batch[0].ids)
         try:

@@ -102,6 +102,7 @@ def test_a_manifest_that_promises_something_else_is_refused(tmp_path: Path, fiel
 def test_files_that_are_none_of_theirs_do_not_load(tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path, LABELS, version="v-0001")
     (tmp_path / name).write_bytes(b"\x08\x07garbage")
+    bundle = type(bundle).write(tmp_path, **bundle.manifest.model_dump(exclude={"files"}))
     with pytest.raises(UnservableBundle, match="v-0001 does not load: "):
         Servable.load(bundle, device="cpu")
 

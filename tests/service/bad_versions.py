@@ -368,6 +368,6 @@ KINDS: dict[str, tuple[Spoil, str]] = {
     "a few bytes that become many": (made(edit=zeros_of(2**30)), "it may take 384 MiB of memory"),
     "more than there are numbers": (made(edit=zeros_of(2**62, 2**62)), "overflow"),
     "a graph that never ends": (made(edit=loop_of(2**62)), "it hangs"),
-    "a slow graph": (made(edit=loop_of(100_000)), "too slow"),
+    "a slow graph": (made(edit=loop_of(40_000)), "too slow"),
 }
 """Each kind by name: how it is made, and a part of the reason."""
