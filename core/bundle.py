@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, Field, FiniteFloat, ValidationError, field_validator
 
 from core.errors import CorruptBundle
 from core.events import Record, new_id, now
@@ -106,6 +106,13 @@ class Artefact(Record):
     measured: list[Measured] = Field(default_factory=list)
 
 
+class Probe(Record):
+    """A fixed text and the logits that the exporter saw for it: see core/known_answers.py."""
+
+    text: str = Field(max_length=10_000)
+    logits: dict[str, FiniteFloat]
+
+
 class Manifest(Record):
     """The record of a model version."""
 
@@ -129,6 +136,8 @@ class Manifest(Record):
     #: None in versions made before it was measured: fp32 as exported
     artefact: Artefact | None = None
     files: dict[str, FileEntry]
+    #: known answers; older versions have none
+    probes: list[Probe] = Field(default_factory=list, max_length=32)
 
     @field_validator("version")
     @classmethod

@@ -5,6 +5,7 @@ RatchetError
 │   ├── LogUnavailable         the event log cannot be reached
 │   ├── StoreUnavailable       the example store cannot be reached
 │   ├── RegistryUnavailable    the registry cannot be reached
+│   ├── TrialUnavailable       a version could not be tried before it is loaded
 │   ├── NotDurable             the service's outbox cannot keep a record
 │   ├── NotReady               no model is live yet
 │   └── Overloaded             the queue is full
@@ -48,6 +49,10 @@ class StoreUnavailable(Retryable):
 
 class RegistryUnavailable(Retryable):
     """The registry cannot be reached."""
+
+
+class TrialUnavailable(Retryable):
+    """The version could not be tried before it is loaded; try again later."""
 
 
 class NotDurable(Retryable):

@@ -1,5 +1,6 @@
 """A bundle loaded on ONNX Runtime: the only thing that turns inputs into answers, in the service and at the gate alike."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from core.bundle import GRAPH_FILES, HEAD, MODEL, TOKENIZER, Manifest, ModelBund
 from core.errors import BadSettings, UnservableBundle
 from core.events import Inputs
 from core.head import LinearHead
+from core.known_answers import difference
 from core.tasks import Task, get_task
 from core.tasks.base import Output
 
@@ -21,6 +23,9 @@ Array = NDArray[np.float32]
 _INPUTS: Final = {"input_ids", "attention_mask"}
 _OUTPUTS: Final = ("logits", "embedding")
 _EMBEDDING: Final = ("embedding",)
+_tokenizers: dict[tuple[str, int], Tokenizer] = {}  # one, by digest and longest text
+_PLACE: Final = re.compile(r"/onnxruntime_src/\S+:\d+ [^(\n]*\([^)\n]*\)( const)? ")
+_ALONE: Final = 64
 _PROBE: Final = (
     "ratchet",
     "A somewhat longer sentence, to see that the model takes more than one length of text. " * 3,
@@ -66,14 +71,31 @@ class Engine:
         self._tokenizer = tokenizer
         self._session = session
         self.pad: int = tokenizer.token_to_id("[PAD]") or 0
+        self._alone: dict[str | tuple[str, str], Array] = {}
 
     @classmethod
-    def load(cls, model: Path, tokenizer: Path, *, max_tokens: int, threads: int = 1, device: str = "auto") -> Self:
-        """Load the two files. Raises UnservableBundle with the first line of what ONNX Runtime or tokenizers say."""
+    def load(
+        cls,
+        model: Path,
+        tokenizer: Path,
+        *,
+        max_tokens: int,
+        threads: int = 1,
+        device: str = "auto",
+        tokenizer_sha256: str = "",
+    ) -> Self:
+        """Load the two files. Raises UnservableBundle with the first line of what ONNX Runtime or tokenizers say.
+
+        Args:
+            model: the graph.
+            tokenizer: its ``tokenizer.json``.
+            max_tokens: where texts are cut.
+            threads: CPU threads that one call uses.
+            device: as for :meth:`Servable.load`.
+            tokenizer_sha256: digest of ``tokenizer``; where the last one loaded was the same, it is shared.
+        """
         try:
-            words = Tokenizer.from_file(str(tokenizer))
-            words.no_padding()
-            words.enable_truncation(max_length=max_tokens)
+            words = _tokenizer_of(tokenizer, tokenizer_sha256, max_tokens)
             session = onnxruntime.InferenceSession(
                 str(model), sess_options=_options(threads), providers=_providers(device)
             )
@@ -112,6 +134,16 @@ class Engine:
         arrays: list[Array] = self._session.run(outputs, {"input_ids": ids, "attention_mask": mask})
         return arrays
 
+    def embed_alone(self, text: str | tuple[str, str]) -> Array:
+        """The embedding of shape (1, size) of one of a few fixed texts, by itself; computed once."""
+        found = self._alone.get(text)
+        if found is None:
+            (found,) = self.run(self.tokenize([text]), _EMBEDDING)
+            if len(self._alone) >= _ALONE:
+                self._alone.clear()
+            self._alone[text] = found
+        return found
+
     def run_all(self, encoded: Sequence[Encoded], outputs: Sequence[str], *, batch_size: int = 32) -> list[Array]:
         """The named outputs of at least one text, batched by length, in the order given."""
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
@@ -136,7 +168,13 @@ class Servable:
 
     @classmethod
     def load(
-        cls, bundle: ModelBundle, *, threads: int = 1, device: str = "auto", sharing: Sequence["Servable"] = ()
+        cls,
+        bundle: ModelBundle,
+        *,
+        threads: int = 1,
+        device: str = "auto",
+        sharing: Sequence["Servable"] = (),
+        known_answers: bool = True,
     ) -> "Servable":
         """Load a bundle whose digests were verified, and try it on a few texts.
 
@@ -145,6 +183,7 @@ class Servable:
             threads: CPU threads that one call of the model uses.
             device: ``cpu``, ``cuda``, or ``auto`` for the GPU where there is one.
             sharing: servables at hand; one with the same graph and tokenizer lends its session, which takes no time.
+            known_answers: False where a trial has just compared them on this machine.
 
         Raises:
             UnservableBundle: it does not load, or does not answer as its manifest says.
@@ -159,7 +198,9 @@ class Servable:
         except (BadSettings, UnservableBundle) as error:
             raise UnservableBundle(f"{manifest.version} does not load: {error}") from error
         if lender is None or head is None:
-            servable.check()
+            servable.check(known_answers=known_answers)
+        else:
+            servable.check_known_answers()
         return servable
 
     @property
@@ -217,7 +258,7 @@ class Servable:
         logits, _ = self.infer(inputs)
         return self.task.decode(logits, self.manifest.labels)
 
-    def check(self) -> None:
+    def check(self, *, known_answers: bool = True) -> None:
         """Run it on a few texts. Raises UnservableBundle unless names, shapes and values are as they must be."""
         version = self.version
         names = sorted(self.engine.inputs)
@@ -234,6 +275,45 @@ class Servable:
             raise UnservableBundle(f"{version} does not answer: {_first_line(error)}") from error
         _check_shape(version, "logits", logits, (len(_PROBE), len(self.manifest.labels)))
         _check_shape(version, "embedding", embedding, (len(_PROBE), self.manifest.embedding_size))
+        if known_answers:
+            self.check_known_answers()
+
+    def check_known_answers(self) -> None:
+        """Compare what it says to the fixed texts with what its exporter saw. Raises UnservableBundle."""
+        version = self.version
+        try:
+            fault = difference(self.manifest.probes, self.manifest.labels, self.ask)
+        except Exception as error:
+            raise UnservableBundle(f"{version} does not answer a known text: {_first_line(error)}") from error
+        if fault:
+            raise UnservableBundle(f"{version}: {fault}")
+
+    def ask(self, text: str) -> Array:
+        """Logits of shape (labels,) of one text in every field of the task, by itself."""
+        inputs = dict.fromkeys(self.task.input_fields, text)
+        if self._head is None:
+            logits, _ = self.run(self.tokenize([inputs]))
+        else:  # the graph's part is the same for every version that shares it
+            logits = self._head.logits(self.engine.embed_alone(self.task.text_of(inputs)))
+        row: Array = logits[0]
+        return row
+
+
+def _tokenizer_of(path: Path, sha256: str, max_tokens: int) -> Tokenizer:
+    """A tokenizer, shared with the last one that was loaded if it is the same.
+
+    Reading one takes 40 ms and holds the interpreter's lock all the while: every request waits. Most versions have their
+    parent's.
+    """
+    tokenizer = _tokenizers.get((sha256, max_tokens))
+    if tokenizer is None:
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length=max_tokens)
+        if sha256:
+            _tokenizers.clear()
+            _tokenizers[sha256, max_tokens] = tokenizer
+    return tokenizer
 
 
 def files_to_load(
@@ -256,6 +336,7 @@ def _load_engine(bundle: ModelBundle, key: EngineKey) -> Engine:
         max_tokens=key.max_tokens,
         threads=key.threads,
         device=key.device,
+        tokenizer_sha256=key.tokenizer_sha256,
     )
 
 
@@ -294,4 +375,6 @@ def _providers(device: str) -> list[str]:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    """What the error says, without the places in ONNX Runtime's own source that it names."""
+    lines = _PLACE.sub("", str(error)).splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -110,6 +110,17 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(default=2048, ge=8, description="tokens, padding included, that one batch may hold")
     queue_limit: int = Field(default=1024, ge=1, description="texts that may wait; more are answered 429")
     registry_poll_s: float = Field(default=0.5, gt=0, description="how often a newer promotion is looked for")
+    swap_latency_ratio: float = Field(
+        default=5.0, gt=0, description="time of one text that a new version may take, in the live version's"
+    )
+    trial_timeout_s: float = Field(
+        default=30.0,
+        ge=1,
+        description="seconds that the trial of a version may take, without those in which it waits for a processor",
+    )
+    max_model_bytes: int = Field(
+        default=0, ge=0, description="size that a served version's files may have; 0: what fits in memory"
+    )
     audit_rate: float = Field(default=0.1, ge=0, le=1, description="share of predictions drawn for an audit")
     record_queue: int = Field(default=10_000, ge=1, description="prediction records that may wait for the log")
     outbox_max_bytes: int = Field(

@@ -1,21 +1,32 @@
-"""A version on its way from the registry to a servable that is warm: fetched, verified, loaded, tried."""
+"""A version on its way from the registry to a servable that is warm: measured, fetched, verified, tried, loaded."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from core.bundle import Manifest
+from core.bundle import MODEL, TOKENIZER, Manifest, ModelBundle
 from core.errors import BadSettings, RegistryUnavailable, UnservableBundle
+from core.logs import get_logger
 from core.registry import Registry
-from core.runtime import Encoded, Servable, files_to_load
+from core.runtime import Servable, files_to_load
+from service.memory import available_bytes, check_fits
 from service.metrics import SWAP_SECONDS
+from service.threads import at_low_priority
+from service.trial import Trial
+from service.warmup import warm_up
 
-#: (texts, tokens) of the calls that warm up: ONNX Runtime plans its memory anew for each shape it has not seen
-_SHAPES: Final = ((1, 8), (1, 32), (8, 16), (16, 32), (1, 8192))
+_SLOW_S: Final = 1.0
+"""Of the processor for one short text: what takes longer is not served, whatever was live before."""
+_QUICK_S: Final = 0.005
+"""What takes less is never refused as slow: five times next to nothing is still nothing."""
+_REMEMBERED: Final = 64
+
+_log = get_logger()
+_Graph = tuple[str, str, int]
+"""What a trial is about: the digests of graph and tokenizer, and the longest text."""
 
 
 @contextmanager
@@ -29,38 +40,69 @@ def timed(phase: str) -> Iterator[None]:
 class Loader:
     """Loads versions of one model and one task."""
 
-    def __init__(self, registry: Registry, cache: Path, *, model: str, task: str, device: str = "auto") -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        cache: Path,
+        *,
+        model: str,
+        task: str,
+        device: str = "auto",
+        trial: Trial | None = None,
+        latency_ratio: float = 5.0,
+        max_model_bytes: int = 0,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            registry: where versions come from.
+            cache: folder that fetched versions are kept in.
+            model: whose versions.
+            task: what they must be for.
+            device: where they run.
+            trial: where versions are tried; None: nowhere.
+            latency_ratio: the time of one text that a version may take, in the live version's.
+            max_model_bytes: size of the files of a version, at most; 0: what fits in memory.
+        """
         self._registry = registry
         self._model = model
         self._task = task
         self._device = device
+        self._trial = trial
+        self._latency_ratio = latency_ratio
+        self._max_model_bytes = max_model_bytes
+        self._passed: dict[_Graph, float] = {}  # seconds of one text, by what passed a trial
         self.cache = cache
 
-    def load(self, version: str, *, sharing: Sequence[Servable] = ()) -> Servable:
+    def load(self, version: str, *, sharing: Sequence[Servable] = (), live: Manifest | None = None) -> Servable:
         """A warm servable. One at hand with the same graph lends its session: then only the head is fetched and loaded.
+
+        Args:
+            version: its name.
+            sharing: servables at hand.
+            live: the version that it must not be much slower than, where there is one.
 
         Raises:
             UnknownVersion: no such version.
             BundleError: it must not be served.
             RegistryUnavailable: the registry or the cache cannot be reached; the version may be fine.
+            TrialUnavailable: it could not be tried.
         """
+        manifest = self._registry.manifest(version)
+        self._check(manifest)
+        names = files_to_load(manifest, device=self._device, sharing=sharing)
+        lends = MODEL not in names
+        if not lends:
+            check_fits(manifest, max_model_bytes=self._max_model_bytes, available=available_bytes())
         with timed("fetch"):
             try:
-                manifest = self._registry.manifest(version)
-                names = files_to_load(manifest, device=self._device, sharing=sharing)
                 bundle = self._registry.fetch(version, self.cache, names=names)
             except OSError as error:
                 raise RegistryUnavailable(f"{version} cannot be kept below {self.cache}: {error}") from error
-        self._check(bundle.manifest)
-        with timed("load"):
-            try:
-                servable = Servable.load(bundle, device=self._device, sharing=sharing)
-            except BadSettings as error:  # its manifest names something that this program does not know
-                raise UnservableBundle(f"{version}: {error}") from error
-        if not any(servable.shares_session_with(other) for other in sharing):
-            with timed("warmup"):
-                _warm_up(servable)
-        return servable
+        if lends:
+            return self._load(bundle, sharing=sharing, known_answers=True)
+        tried = self._try(bundle, live)
+        return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not tried))
 
     def _check(self, manifest: Manifest) -> None:
         if manifest.task != self._task:
@@ -68,17 +110,51 @@ class Loader:
         if manifest.model != self._model:
             raise UnservableBundle(f"{manifest.version} is of the model {manifest.model!r}, this is {self._model!r}")
 
+    def _try(self, bundle: ModelBundle, live: Manifest | None) -> bool:
+        """Hold a trial, unless the same graph has passed one: then the answer is False.
 
-def _warm_up(servable: Servable) -> None:
-    """Call the model in the shapes that requests will have. Raises UnservableBundle where it fails in one of them."""
-    known = servable.tokenize([dict.fromkeys(servable.task.input_fields, "ratchet")])[0].ids
-    for texts, tokens in _SHAPES:
-        ids = np.resize(known, min(tokens, servable.manifest.max_tokens))
-        try:
-            logits, _ = servable.run([Encoded(ids, False)] * texts)
-        except Exception as error:  # ONNX Runtime raises its own kinds
-            raise UnservableBundle(f"{servable.version} fails on {texts} x {len(ids)} tokens: {error}"[:500]) from error
-        if not np.isfinite(logits).all():
+        A version that changes only its head needs none.
+        """
+        graph = _graph(bundle.manifest)
+        if self._trial is None or graph in self._passed:
+            return False
+        with timed("trial"):
+            report = self._trial.run(bundle, available=available_bytes())
+        _log.info("tried", version=bundle.manifest.version, **asdict(report))
+        self._check_speed(bundle.manifest.version, report.seconds, live)
+        self._passed[graph] = report.seconds
+        while len(self._passed) > _REMEMBERED:
+            del self._passed[next(iter(self._passed))]
+        return True
+
+    def _check_speed(self, version: str, seconds: float, live: Manifest | None) -> None:
+        of_live = self._passed.get(_graph(live)) if live is not None else None
+        if seconds > _SLOW_S:
+            raise UnservableBundle(f"{version} is too slow: {_ms(seconds)} for one text, at most {_ms(_SLOW_S)}")
+        if of_live is not None and seconds > max(_QUICK_S, self._latency_ratio * of_live):
             raise UnservableBundle(
-                f"{servable.version} gives values that are not finite on {texts} x {len(ids)} tokens"
+                f"{version} is too slow: {_ms(seconds)} for one text, the live version takes {_ms(of_live)} "
+                f"and swap_latency_ratio is {self._latency_ratio:g}"
             )
+
+    def _load(self, bundle: ModelBundle, *, sharing: Sequence[Servable], known_answers: bool) -> Servable:
+        version = bundle.manifest.version
+        with timed("load"):
+            try:
+                servable = Servable.load(bundle, device=self._device, sharing=sharing, known_answers=known_answers)
+            except BadSettings as error:  # its manifest names something that this program does not know
+                raise UnservableBundle(f"{version}: {error}") from error
+        if not any(servable.shares_session_with(other) for other in sharing):
+            with timed("warmup"):
+                warm_up(servable)
+                for probe in bundle.manifest.probes:  # so that a version that shares the session is compared at once
+                    servable.ask(probe.text)
+        return servable
+
+
+def _graph(manifest: Manifest) -> _Graph:
+    return manifest.files[MODEL].sha256, manifest.files[TOKENIZER].sha256, manifest.max_tokens
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms"

@@ -56,7 +56,7 @@ def _version(program: Program, name: str) -> dict[str, Any]:
     promotions = program.registry.promotions
     return {
         "version": name,
-        "manifest": summary.manifest,
+        "manifest": summary.manifest.model_dump(mode="json", exclude={"probes"}),
         "verdict": summary.verdict,
         "refusals": summary.refusals,
         "bad": name in promotions.bad_versions(),

@@ -30,6 +30,7 @@ from service.problems import DeadlineExceeded
 from service.recorder import Recorder
 from service.swap import Swapper
 from service.threads import Loop
+from service.trial import POSSIBLE, Trial
 
 if TYPE_CHECKING:
     from core.examples import ExampleStore
@@ -54,12 +55,16 @@ class Program:
         self.keys = Keys(settings.api_keys)
         self.hosts = Hosts(settings.allowed_hosts)
         self.registry = Registry(settings.registry_store_url, settings.model)
+        self.trial = Trial(device=settings.device, timeout_s=settings.trial_timeout_s) if POSSIBLE else None
         self.loader = Loader(
             self.registry,
             settings.home / "cache" / "service",
             model=settings.model,
             task=settings.task,
             device=settings.device,
+            trial=self.trial,
+            latency_ratio=settings.swap_latency_ratio,
+            max_model_bytes=settings.max_model_bytes,
         )
         self.swapper = Swapper(self.registry, self.loader, poll_s=settings.registry_poll_s, on_change=self.write_status)
         self.batcher = Batcher(
@@ -92,6 +97,8 @@ class Program:
                 workers behind, and they would keep the port and the outbox from the next start.
         """
         self._parent = os.getppid() if end_with_parent else None
+        if self.trial is not None:
+            self.trial.start()
         self.outbox.start(self.drainer.wake)
         for part in (self.drainer, self.recorder, self.batcher, self.swapper, self._keeper):
             part.start()
@@ -103,6 +110,8 @@ class Program:
         def left(share: float = 1.0) -> float:
             return max(0.1, (deadline - time.monotonic()) * share)
 
+        if self.trial is not None:
+            self.trial.stop()
         self._keeper.stop(left(0.2))
         self.swapper.stop(left(0.2))
         self.batcher.stop(left(0.2))

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from core.errors import BundleError, RegistryUnavailable, UnknownVersion
+from core.bundle import Manifest
+from core.errors import BundleError, RegistryUnavailable, TrialUnavailable, UnknownVersion
 from core.logs import get_logger
 from core.registry import Promotion, PromotionKind, Registry, Verdict
 from core.registry.versions import forget_cached
@@ -108,7 +109,7 @@ class Swapper:
         """Load a version that an operator wants to promote, and keep it at hand for the swap. Raises as Loader.load."""
         with self._loading:
             if self._at_hand(version) is None:
-                self._prepared = self._loader.load(version, sharing=self._loaded())
+                self._prepared = self._loader.load(version, sharing=self._loaded(), live=self._live_manifest())
 
     def step(self) -> float:
         """Look once; returns the seconds to the next look."""
@@ -121,6 +122,8 @@ class Swapper:
         except RegistryUnavailable as error:
             REGISTRY_ERRORS.inc()
             self._note_reachable(False, error=str(error))
+        except TrialUnavailable as error:
+            _log.warning("no version can be tried now; what is live stays live", error=str(error))
         else:
             self._note_reachable(True)
         return self._poll_s
@@ -185,13 +188,18 @@ class Swapper:
         refused = self._refused.get(version)
         if refused is not None and refused[0] == candidate.number:
             raise BundleError(refused[1])
+        if (servable := self._at_hand(version)) is not None:  # a rollback waits for nobody who is trying a version
+            return servable
         with self._loading:
             servable = self._at_hand(version)
             if servable is not None:
                 return servable
             _log.info("loading", version=version, promotion=candidate.number)
             try:
-                return self._loader.load(version, sharing=self._loaded())
+                # Going back must always be possible, also to what was slower.
+                onward = candidate.kind == PromotionKind.PROMOTE and version == champion.version
+                live = self._live_manifest() if onward else None
+                return self._loader.load(version, sharing=self._loaded(), live=live)
             except (BundleError, UnknownVersion) as error:
                 self._refuse(candidate, str(error))
                 if version == champion.version and not isinstance(error, UnknownVersion):
@@ -211,6 +219,9 @@ class Swapper:
             except (BundleError, UnknownVersion) as error:
                 self._refused[target] = (0, str(error))
                 _log.warning("a rollback could not return to this version", version=target, reason=str(error))
+
+    def _live_manifest(self) -> Manifest | None:
+        return self._live.servable.manifest if self._live else None
 
     def _at_hand(self, version: str) -> Servable | None:
         return next((servable for servable in self._loaded() if servable.version == version), None)

@@ -1,14 +1,20 @@
-"""A thread that does one step again and again and outlives every failure of it."""
+"""A thread that does one step again and again and outlives every failure of it; and one that gives way to the others."""
 
+import contextlib
+import os
 import random
+import sys
 import threading
 from collections.abc import Callable
-from typing import Final
+from concurrent.futures import Future
+from typing import Final, TypeVar
 
 from core.logs import get_logger
 from service.metrics import INTERNAL_ERRORS
 
 _AFTER_FAILURE_S: Final = 1.0
+_LOW_PRIORITY: Final = 5  # of a contended core a quarter: it holds the interpreter's lock now and then, and must get on
+T = TypeVar("T")
 _log = get_logger()
 
 
@@ -65,6 +71,32 @@ class Loop:
             if wait > 0:
                 self._wake.wait(wait)
             self._wake.clear()
+
+
+def at_low_priority(call: Callable[[], T]) -> T:
+    """Call in a thread that the lanes and the event loop go before; returns or raises what the call does.
+
+    Linux gives every thread a niceness of its own. Elsewhere there is only the process's, and nothing is changed. The
+    thread is a new one each time: without privileges a niceness can be raised and never lowered again.
+    """
+    done: Future[T] = Future()
+    thread = threading.Thread(target=_run_at_low_priority, args=(call, done), name="load", daemon=True)
+    thread.start()
+    try:
+        return done.result()
+    finally:
+        thread.join()
+
+
+def _run_at_low_priority(call: Callable[[], T], done: Future[T]) -> None:
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, max(_LOW_PRIORITY, os.getpriority(os.PRIO_PROCESS, thread)))
+    try:
+        done.set_result(call())
+    except BaseException as error:
+        done.set_exception(error)
 
 
 class Backoff:

@@ -19,6 +19,7 @@ from core.bundle import (
 )
 from core.events import Example
 from core.head import LinearHead
+from core.known_answers import add_known_answers
 from core.runtime import Engine, Servable
 from core.settings import Settings
 from core.tasks import get_task
@@ -89,6 +90,7 @@ class Builder:
         names = [name for name in bundle.manifest.serving_files if name not in shared]
         sharing = [self._parent] if shared else []
         servable = load(ModelBundle.open(directory, names=names), self._settings, sharing=sharing)
+        bundle = add_known_answers(bundle, servable.ask)
         return Built(bundle=bundle, servable=servable, parity=difference)
 
     @property

@@ -12,7 +12,7 @@ from obstore.store import ObjectStore as AnyStore
 from obstore.store import from_url
 from pydantic import ValidationError
 
-from core.errors import BadSettings, RegistryUnavailable
+from core.errors import BadSettings, CorruptBundle, RegistryUnavailable
 from core.settings import without_password
 
 _CHUNK: Final = 8 * 1024 * 1024
@@ -29,22 +29,32 @@ class ObjectStore:
         except (exceptions.BaseError, OSError, ValueError, TypeError) as error:
             raise BadSettings(f"registry_url {self._url!r} cannot be opened: {_first_line(error)}") from error
 
-    def get(self, path: str) -> bytes | None:
-        """The object's bytes, or None where there is none."""
+    def get(self, path: str, *, limit: int | None = None) -> bytes | None:
+        """The object's bytes, or None where there is none. Raises CorruptBundle, unread, above ``limit`` bytes."""
         with self._reaching(f"read {path}"):
             try:
-                return bytes(obstore.get(self._store, path).bytes())
+                found = obstore.get(self._store, path)
             except FileNotFoundError:
                 return None
+            if limit is not None and found.meta["size"] > limit:
+                raise CorruptBundle(f"{path} has {found.meta['size']} bytes, at most {limit} are allowed")
+            return bytes(found.bytes())
 
-    def download(self, path: str, into: Path) -> bool:
-        """Write the object into a file, replacing it at once when complete; False where there is none."""
+    def download(self, path: str, into: Path, *, size: int) -> bool:
+        """Write the object into a file, replacing it at once when complete; False where there is none.
+
+        Raises:
+            CorruptBundle: it has not ``size`` bytes; nothing was read then.
+        """
         part = into.with_name(f"{into.name}.{token_hex(4)}.part")  # others may fetch the same into the same folder
         with self._reaching(f"read {path}"):
             try:
-                stream = obstore.get(self._store, path).stream(min_chunk_size=_CHUNK)
+                found = obstore.get(self._store, path)
             except FileNotFoundError:
                 return False
+            if found.meta["size"] != size:
+                raise CorruptBundle(f"{path} has {found.meta['size']} bytes, the manifest says {size}")
+            stream = found.stream(min_chunk_size=_CHUNK)
             try:
                 with part.open("wb") as file:
                     for chunk in stream:

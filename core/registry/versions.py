@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, Field
 
@@ -23,6 +23,9 @@ from core.events import Record, new_id, now
 from core.registry.objects import ObjectStore, readable
 from core.registry.promotions import PromotionLog
 from core.registry.runs import RunState, TrainingRun
+
+_MANIFEST_BYTES: Final = 8 * 1024 * 1024
+"""More than any manifest has: one that is larger is not even read."""
 
 
 class Verdict(Record):
@@ -81,7 +84,8 @@ class Registry:
         """Read a version's manifest. Raises UnknownVersion, or CorruptBundle."""
         if version in self._manifests:
             return self._manifests[version]
-        document = self._objects.get(self._version_path(version, MANIFEST)) if is_version_name(version) else None
+        path = self._version_path(version, MANIFEST)
+        document = self._objects.get(path, limit=_MANIFEST_BYTES) if is_version_name(version) else None
         if document is None:
             raise UnknownVersion(f"there is no version {version!r}")
         manifest = parse_manifest(document, where=version)
@@ -112,7 +116,7 @@ class Registry:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             entry = manifest.files.get(name)
-            if entry is None or not self._objects.download(self._blob(entry.sha256), path):
+            if entry is None or not self._objects.download(self._blob(entry.sha256), path, size=entry.size):
                 raise CorruptBundle(f"{version}: {name} is missing in the registry")
             verify_file(path, manifest, name)
         directory.mkdir(parents=True, exist_ok=True)

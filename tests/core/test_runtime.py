@@ -1,5 +1,8 @@
 """A bundle on ONNX Runtime: it answers as its manifest says, or it is not served."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,7 @@ def test_a_manifest_that_promises_something_else_is_refused(tmp_path: Path, fiel
 def test_files_that_are_none_of_theirs_do_not_load(tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path, LABELS, version="v-0001")
     (tmp_path / name).write_bytes(b"\x08\x07garbage")
+    bundle = type(bundle).write(tmp_path, **bundle.manifest.model_dump(exclude={"files"}))
     with pytest.raises(UnservableBundle, match="v-0001 does not load: "):
         Servable.load(bundle, device="cpu")
 
@@ -157,3 +161,13 @@ def test_a_borrowed_session_that_cannot_answer_for_the_manifest_is_refused(tmp_p
     made = make_bundle(tmp_path / "second", [*LABELS, "d"], version="v-0002", graph_labels=len(LABELS))
     with pytest.raises(UnservableBundle, match="logits has shape"):
         Servable.load(made, device="cpu", sharing=[first])
+
+
+def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    """Its wheel for Linux does so by default; then it has a thread for it, and a database below the home folder."""
+    code = "import core.runtime, os; print(len(os.listdir('/proc/self/task')) if os.path.exists('/proc/self') else 1)"
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment = {**kept, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "1"
+    assert list(tmp_path.iterdir()) == []

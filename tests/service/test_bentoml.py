@@ -88,8 +88,10 @@ def test_the_server_answers_and_ends_when_its_supervisor_is_gone(home: Path) -> 
         assert info == ['ratchet_live_version_info{version="v-0002"} 1.0']
 
         worker = psutil.Process(process.pid).children()[0]
+        (trial,) = worker.children()
         process.kill()
         worker.wait(15)
+        wait_until(lambda: not trial.is_running(), what="the trial process to end with the worker")
     status = read_status(home, "service")
     assert status is not None
     assert status.state == "stopped"
@@ -154,6 +156,7 @@ def check_metrics(response: httpx.Response) -> None:
         "ratchet_promotion_age_seconds",
         'ratchet_swaps_total{result="swapped"} 1.0',
         'ratchet_swap_seconds_count{phase="warmup"} 1.0',
+        'ratchet_swap_seconds_count{phase="trial"} 1.0',
         'ratchet_feedback_received_total{kind="correct"} 1.0',
         "ratchet_predictions_dropped_total 0.0",
         "ratchet_prediction_records_pending",

@@ -1,0 +1,51 @@
+"""The calls that warm a servable up, and how long one text takes it: alike in the trial and in the service."""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from core.errors import UnservableBundle
+from core.runtime import Encoded, Servable
+
+#: (texts, tokens) of the calls that warm up: ONNX Runtime plans its memory anew for each shape it has not seen
+SHAPES: Final = ((1, 8), (1, 32), (8, 16), (16, 32), (1, 8192))
+#: those of a trial: one, some and the longest; it is to be over soon
+TRIAL_SHAPES: Final = ((1, 8), (4, 16), (1, 8192))
+_TIMED_TOKENS: Final = 32
+_TIMED_RUNS: Final = 5
+
+
+def warm_up(servable: Servable, shapes: Sequence[tuple[int, int]] = SHAPES) -> None:
+    """Call the model in the (texts, tokens) that requests will have. Raises UnservableBundle where it fails in one of them."""
+    for texts, tokens in shapes:
+        batch = [_text(servable, tokens)] * texts
+        length = len(batch[0].ids)
+        try:
+            logits, _ = servable.run(batch)
+        except Exception as error:  # ONNX Runtime raises its own kinds
+            raise UnservableBundle(f"{servable.version} fails on {texts} x {length} tokens: {error}"[:500]) from error
+        if not np.isfinite(logits).all():
+            raise UnservableBundle(f"{servable.version} gives values that are not finite on {texts} x {length} tokens")
+
+
+def time_of_one(servable: Servable) -> float:
+    """CPU seconds of this thread, which does all the work, that one text of 32 tokens takes: the least of five runs.
+
+    The processor's time and not the clock's: how busy the machine is says nothing about the model.
+    """
+    batch = [_text(servable, _TIMED_TOKENS)]
+    taken = []
+    for _ in range(_TIMED_RUNS):
+        started = time.thread_time()
+        servable.run(batch)
+        taken.append(time.thread_time() - started)
+        if sum(taken) > 1.0:  # slow enough to know
+            break
+    return min(taken)
+
+
+def _text(servable: Servable, tokens: int) -> Encoded:
+    known = servable.tokenize([dict.fromkeys(servable.task.input_fields, "ratchet")])[0].ids
+    return Encoded(np.resize(known, min(tokens, servable.manifest.max_tokens)), False)
