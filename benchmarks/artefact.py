@@ -2,9 +2,9 @@
 
     python -m benchmarks.artefact --data FOLDER_OF_BANKING77 --home WORK_FOLDER [--texts 3000]
 
-Makes a first model from the train set as the trainer does (head on the frozen encoder), and prints what the trainer measured
-when it chose the form. Then it scores the test set in fp32 and in the chosen form, each with the head of its own graph; asks
-for the same texts alone, in order, and in batches at random; and lets a service's swapper follow head-only versions.
+Makes a first model from the train set as the trainer does (head on the frozen encoder), so it prints what the trainer measured
+when it chose the form. Then it scores the test set in fp32 and in the chosen form, each with its own graph's head;
+asks for the same texts alone and in random batches; and lets a service's swapper follow head-only versions.
 """
 
 import argparse
@@ -82,8 +82,8 @@ def company(servable: Servable, test: list[Example], *, rounds: int = 3) -> dict
     return {
         "texts": len(test),
         "answers_changed": round(statistics.mean(changed), 4),
-        "largest_logit_change": round(largest, 4),
-        "largest_change_of_a_probability": round(confidence, 4),
+        "largest_logit_change": float(f"{largest:.3g}"),
+        "largest_change_of_a_probability": float(f"{confidence:.3g}"),
         "accuracy_alone": round(accuracy(alone, servable.manifest.labels, test), 4),
         "accuracy_in_batches": round(accuracy(logits, servable.manifest.labels, test), 4),
     }

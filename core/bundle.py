@@ -78,8 +78,10 @@ class Measured(Record):
     throughput: float = Field(ge=0)
     #: milliseconds that one text alone takes
     latency_ms: float = Field(ge=0)
-    #: share of texts with fp32's answer, under the same head
+    #: share of texts with fp32's answer under the same head: alone or among other texts, whichever is lower
     agreement: float = Field(ge=0, le=1)
+    #: share of texts that get the same answer alone and among others
+    stability: float = Field(default=1.0, ge=0, le=1)
     #: largest difference from fp32's logits
     logit_difference: float = Field(ge=0)
     #: share of right answers on holdout texts; None without any

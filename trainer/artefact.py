@@ -45,7 +45,9 @@ class _Trial:
     path: Path
     engine: Engine
     load_seconds: float
-    logits: Array
+    #: of each text by itself, and of the texts in batches at random; the same in fp32
+    alone: Array
+    among: Array
 
 
 class ArtefactChooser:
@@ -128,10 +130,16 @@ class ArtefactChooser:
             return []
 
     def _try(self, form: Form, path: Path, engine: Engine, seconds: float) -> _Trial:
-        (logits,) = engine.run_all(engine.tokenize(self._sample.texts), ["logits"])
-        if not np.isfinite(logits).all():
+        encoded = engine.tokenize(self._sample.texts)
+        if form is AS_EXPORTED:
+            (among,) = engine.run_all(encoded, ["logits"])
+            alone = among
+        else:
+            (alone,) = engine.run_all(encoded, ["logits"], batch_size=1)
+            among = _in_company(engine, encoded)
+        if not (np.isfinite(among).all() and np.isfinite(alone).all()):
             raise UnservableBundle("it gives values that are not finite")
-        return _Trial(form=form, path=path, engine=engine, load_seconds=seconds, logits=logits)
+        return _Trial(form=form, path=path, engine=engine, load_seconds=seconds, alone=alone, among=among)
 
     def _is_close(self, trial: _Trial, fp32: _Trial) -> bool:
         return _agreement(trial, fp32) >= self._settings.gate_agreement
@@ -146,8 +154,9 @@ class ArtefactChooser:
                 throughput=round(many[0] / seconds, 3),
                 latency_ms=round(1000 * alone, 3),
                 agreement=round(_agreement(trial, trials[0]), 4),
-                logit_difference=round(float(np.abs(trial.logits - trials[0].logits).max()), 4),
-                accuracy=_accuracy(trial.logits, self._sample.targets),
+                stability=round(_same(trial.alone, trial.among), 4),
+                logit_difference=round(_largest_difference(trial, trials[0]), 4),
+                accuracy=_accuracy(trial.among, self._sample.targets),
                 size=trial.path.stat().st_size,
                 load_seconds=round(trial.load_seconds, 3),
             )
@@ -173,7 +182,8 @@ def decide(
     chosen = min((form for form in passing if form.throughput >= _EQUAL * fastest), key=lambda form: form.size)
     reason = (
         f"{_name(chosen)} is served: {chosen.throughput:.2f} of fp32's throughput, fp32's answer on "
-        f"{100 * chosen.agreement:.1f} % of {texts} texts, {chosen.size / 1e6:.1f} MB instead of {fp32.size / 1e6:.1f}"
+        f"{100 * chosen.agreement:.1f} % of {texts} texts, its own answer alone and among others on "
+        f"{100 * chosen.stability:.1f} %, {chosen.size / 1e6:.1f} MB instead of {fp32.size / 1e6:.1f}"
     )
     return chosen, reason + (", as the setting precision says" if forced else "")
 
@@ -208,8 +218,26 @@ def machine() -> str:
     return ", ".join([platform.machine(), f"{os.cpu_count()} cores", *known])
 
 
+def _in_company(engine: Engine, encoded: Sequence[Encoded]) -> Array:
+    """Logits of shape (texts, labels) from batches at random: dynamic int8 scales a batch's activations by its largest."""
+    order = np.random.default_rng(0).permutation(len(encoded))
+    parts = [
+        engine.run([encoded[row] for row in order[start : start + _BATCH]], ["logits"])[0]
+        for start in range(0, len(order), _BATCH)
+    ]
+    return np.concatenate(parts)[np.argsort(order)]
+
+
+def _same(one: Array, other: Array) -> float:
+    return float((one.argmax(axis=1) == other.argmax(axis=1)).mean())
+
+
 def _agreement(trial: _Trial, fp32: _Trial) -> float:
-    return float((trial.logits.argmax(axis=1) == fp32.logits.argmax(axis=1)).mean())
+    return min(_same(trial.alone, fp32.among), _same(trial.among, fp32.among))
+
+
+def _largest_difference(trial: _Trial, fp32: _Trial) -> float:
+    return max(float(np.abs(logits - fp32.among).max()) for logits in (trial.alone, trial.among))
 
 
 def _accuracy(logits: Array, targets: Sequence[int]) -> float | None:

@@ -32,7 +32,8 @@ from trainer.training_set import ExamplePool, describe
 
 _PARITY_TEXTS: Final = 64
 _SAMPLE_TEXTS: Final = 500
-_SAMPLE_HOLDOUT: Final = 300
+_SAMPLE_LEAST: Final = 200
+"""Below so many holdout texts others are taken, too; they flatter every form, for their answers are clear."""
 _RECORDED: Final = (
     "method", "replay_ratio", "replay_minimum", "run_examples", "epochs", "learning_rate", "batch_size", "seed",
     "precision", "gate_margin", "gate_veto_margin", "gate_parity", "gate_agreement",
@@ -116,8 +117,8 @@ class Builder:
 
     def _sample(self, labels: Sequence[str]) -> Sample:
         row_of = {label: row for row, label in enumerate(labels)}
-        holdout = _spread(self._pool.holdout, _SAMPLE_HOLDOUT)
-        others = _spread(self._pool.train, _SAMPLE_TEXTS - len(holdout))
+        holdout = _spread(self._pool.holdout, _SAMPLE_TEXTS)
+        others = _spread(self._pool.train, _SAMPLE_LEAST - len(holdout))
         return Sample(
             texts=[self._task.text_of(example.inputs) for example in holdout + others],
             targets=[row_of.get(str(example.target), -1) for example in holdout],
