@@ -181,6 +181,19 @@ def machine() -> dict[str, str]:
     }
 
 
+def describe(plan: Plan, results: dict[str, Found], bundles: Bundles, texts: list[str]) -> dict[str, Any]:
+    """What was done, and what the load generator took of a core at its busiest."""
+    summaries = [
+        row for found in results.values() for of in found.rounds.values() for rows in of.values() for row in rows
+    ]
+    lengths = [len(encoding.ids) for encoding in bundles.tokenizer().encode_batch_fast(texts[:2000])]
+    return {
+        "rounds": plan.rounds, "seconds": plan.seconds, "texts": len(texts),
+        "tokens a text": round(statistics.fmean(lengths), 1),
+        "load generator, share of a core": max(summary["cpu_share"] for summary in summaries),
+    }  # fmt: skip
+
+
 def prepare(cache: Path, data: Path | None, *, count: int) -> tuple[Bundles, list[str]]:
     """The bundles, and distinct texts to send; texts of the test set where there is data."""
     bundles = make_bundles(cache, data)
@@ -231,17 +244,7 @@ def main() -> None:
     for precision in plan.precisions:
         say(f"{precision}: starting {', '.join(subject.name for subject in plan.subjects)}")
         results[precision] = Comparison(Workshop(cache=cache, bundles=bundles, precision=precision), plan, texts).run()
-    busiest = max(
-        summary["cpu_share"]
-        for found in results.values()
-        for of in found.rounds.values()
-        for rows in of.values()
-        for summary in rows
-    )
-    facts = {
-        **machine(), "rounds": plan.rounds, "seconds": plan.seconds, "load generator, share of a core": busiest,
-        "texts": len(texts), "tokens a text": round(statistics.fmean(len(item.ids) for item in bundles.tokenizer().encode_batch_fast(texts[:2000])), 1),
-    }  # fmt: skip
+    facts = {**machine(), **describe(plan, results, bundles, texts)}
     page = write_report(results, facts, chosen.out or cache / "report")
     say(page.read_text(encoding="utf-8"))
     if chosen.json:

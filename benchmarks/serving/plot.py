@@ -44,15 +44,15 @@ def _plot(title: str, unit: str, lines: Sequence[Series], *, x: int, y: int) -> 
         return _HEIGHT - _BOTTOM - (math.log10(value) - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = [f'<text x="{_LEFT}" y="18" font-size="13" font-weight="bold">{escape(title)}</text>']
-    for tick in _ticks(10**low, 10**high):
-        parts.append(
-            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(tick):.1f}" y2="{up(tick):.1f}" stroke="#ddd"/>'
-            f'<text x="{_LEFT - 6}" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>'
-        )
-    for index, name in enumerate(names):
-        parts.append(
-            f'<text x="{_LEFT + index * step:.1f}" y="{_HEIGHT - 24}" text-anchor="middle">{escape(name)}</text>'
-        )
+    parts += [
+        f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(tick):.1f}" y2="{up(tick):.1f}" stroke="#ddd"/>'
+        f'<text x="{_LEFT - 6}" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        for tick in _ticks(10**low, 10**high)
+    ]
+    parts += [
+        f'<text x="{_LEFT + index * step:.1f}" y="{_HEIGHT - 24}" text-anchor="middle">{escape(name)}</text>'
+        for index, name in enumerate(names)
+    ]
     parts.append(f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{escape(unit)}, logarithmic; connections</text>')
     parts += [_line(line, _COLOURS[index % len(_COLOURS)], step, up) for index, line in enumerate(lines)]
     parts += _legend(lines, up)

@@ -100,11 +100,13 @@ class Workshop:
             yield running
 
     @contextmanager
-    def ratchet(self, *, variants: int = 1, name: str = "ratchet", **settings: str) -> Iterator[Running]:
+    def ratchet(
+        self, *, variants: int = 1, head_only: bool = False, name: str = "ratchet", **settings: str
+    ) -> Iterator[Running]:
         """Ratchet as its users run it: ``python -m service.run`` on a fresh home, default settings but those given."""
         port = free_port()
         home = self.home(name)
-        fill_registry(home, self.bundles, self.precision, variants=variants)
+        fill_registry(home, self.bundles, self.precision, variants=variants, head_only=head_only)
         chosen = {"home": str(home), "port": str(port), "host": HOST, **settings}
         environment = {f"RATCHET_{key.upper()}": value for key, value in chosen.items()}
         command = [sys.executable, "-m", "service.run"]
