@@ -7,6 +7,7 @@ differ by on any of the texts; else the check would prove nothing. Distances are
 probabilities, so that unlikely labels, which the noise moves most, do not count most.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -46,7 +47,7 @@ class Offline:
         """How far an answer's scores are from those of a version: the largest difference of a root."""
         expected = self.expected[version][text]
         return max(
-            abs(float(item["score"]) ** 0.5 - float(expected[self.labels[item["label"]]])) for item in answer["top"]
+            abs(math.sqrt(item["score"]) - float(expected[self.labels[item["label"]]])) for item in answer["top"]
         )
 
     def judge(self, text: int, answer: Mapping[str, Any]) -> str:

@@ -289,7 +289,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=3.0, help="seconds from swap to swap")
     parser.add_argument("--share", type=float, default=0.7, help="of saturation")
     parser.add_argument("--saturation-seconds", type=float, default=5.0)
-    parser.add_argument("--texts", type=int, default=1000, help="distinct texts")
+    parser.add_argument("--texts", type=int, default=500, help="distinct texts")
     parser.add_argument("--rollbacks", type=int, default=5)
     parser.add_argument("--slope-swaps", type=int, default=200, help="swaps under little load, for the memory")
     parser.add_argument("--slope-every", type=float, default=1.5)
