@@ -12,11 +12,12 @@ STAMP := .venv/.installed
 # has no hashes of those builds, so hashes are not checked then.
 BACKEND := $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND) --no-verify-hashes)
 
-.PHONY: help setup up test check format docs lock kafka kafka-stop postgres postgres-stop bento clean
+.PHONY: help setup up test check format docs lock kafka kafka-stop postgres postgres-stop bento clean \
+  bench bench-swap bench-overload bench-soak bench-batching bench-recording
 
 help: ## show this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.12] [TORCH_BACKEND=cpu|auto]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install everything into .venv (again only when pyproject.toml or the lock has changed)
 
@@ -61,7 +62,25 @@ postgres-stop: ## stop it
 bento: $(STAMP) ## build the Bento of the service
 	PATH="$(CURDIR)/$(BIN):$$PATH" BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build $(ARGS)
 
-clean: ## remove what was installed, built and cached; state in .ratchet, .kafka and .postgres stays
+bench: $(STAMP) ## serving beside the peers, about 45 minutes (ARGS="--quick" to try it); the report is in .bench/report
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-swap: $(STAMP) ## 100 swaps under load, rollbacks, memory over 200 more (ARGS="--head-only")
+	$(BIN)/python -m benchmarks.serving.swap $(ARGS)
+
+bench-overload: $(STAMP) ## ten times saturation for a minute, then clients that misbehave
+	$(BIN)/python -m benchmarks.serving.overload $(ARGS)
+
+bench-soak: $(STAMP) ## 15 minutes with a swap every 20 seconds and feedback
+	$(BIN)/python -m benchmarks.serving.soak $(ARGS)
+
+bench-batching: $(STAMP) ## the batcher against counting, on texts of skewed lengths
+	$(BIN)/python -m benchmarks.serving.batching $(ARGS)
+
+bench-recording: $(STAMP) ## what recording and feedback cost a prediction
+	$(BIN)/python -m benchmarks.serving.recording $(ARGS)
+
+clean: ## remove what was installed, built and cached; state in .ratchet, .kafka, .postgres and .bench stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,0 +1,141 @@
+"""The bundles under test, made once: MiniLM-L6 with a fitted head, fp32 and int8, in versions that nobody can confuse."""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
+import trainer.export
+import trainer.head
+from benchmarks.serving.texts import TASK, labelled
+from core.bundle import MODEL, TOKENIZER, Lane, ModelBundle, TrainingSet
+from core.registry import Registry
+from trainer.classifier import Classifier, save_base_tokenizer
+from trainer.export import export_onnx
+from trainer.finetune import limit_threads
+from trainer.head import fit_head
+
+PRECISIONS: Final = ("int8", "fp32")
+VARIANTS: Final = 4
+"""Three would do: with two, the service would only go back and forth between what it holds in memory."""
+_MAX_TOKENS: Final = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundles:
+    """Where the bundles are."""
+
+    directory: Path
+
+    def bundle(self, precision: str, variant: int = 0, *, head_only: bool = False) -> ModelBundle:
+        """One of them, its digests verified; ``head_only``: with the graph of variant 0 and a head beside it."""
+        return ModelBundle.open(self.directory / name_of(precision, variant, head_only=head_only))
+
+    def tokenizer(self) -> Tokenizer:
+        """Their tokenizer, as the service uses it."""
+        tokenizer = Tokenizer.from_file(str(self.directory / TOKENIZER))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length=_MAX_TOKENS)
+        return tokenizer
+
+
+def name_of(precision: str, variant: int, *, head_only: bool = False) -> str:
+    """The version's name."""
+    return f"bench-{precision}-{'h' if head_only else 'v'}{variant}"
+
+
+def make_bundles(cache: Path, data: Path | None) -> Bundles:
+    """Fit, export and quantise; what the cache holds already is taken from there.
+
+    Variant ``n`` answers with the label ``n`` rows further on: its logits are those of variant 0, moved by ``n``. So an
+    answer tells which version gave it, whatever noise int8 adds.
+    """
+    rows = labelled(data, "train")
+    makers = [inspect.getsource(module) for module in (trainer.export, trainer.head, sys.modules[__name__])]
+    digest = hashlib.sha256(json.dumps([*makers, rows]).encode()).hexdigest()[:12]
+    directory = cache.resolve() / "bundles" / digest
+    if not directory.is_dir():
+        part = directory.with_name(f"{digest}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        _make(part, rows)
+        part.rename(directory)
+    return Bundles(directory=directory)
+
+
+def _make(directory: Path, rows: Sequence[tuple[str, str]]) -> None:
+    limit_threads(0)
+    save_base_tokenizer("", directory / TOKENIZER)
+    tokenizer = Bundles(directory=directory).tokenizer()
+    model = Classifier.from_base("", labels=1)
+    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast([text for text, _ in rows])]
+    labels = sorted({label for _, label in rows})
+    embeddings = model.embed(ids, pad=tokenizer.token_to_id("[PAD]") or 0)
+    weight, bias = fit_head(embeddings, [label for _, label in rows], labels, weights=[1.0] * len(rows))
+    for variant in range(VARIANTS):
+        moved = np.roll(weight, variant, axis=0), np.roll(bias, variant)
+        model.set_head(*moved)
+        for precision in reversed(PRECISIONS):
+            folder = _folder(directory, name_of(precision, variant))
+            _write_graph(model, precision, directory, folder)
+            _write_manifest(folder, labels, model.embedding_size)
+            shared = directory / name_of(precision, 0) / MODEL
+            folder = _folder(directory, name_of(precision, variant, head_only=True))
+            os.link(shared, folder / MODEL)
+            _write_head(folder / "head.safetensors", *moved)
+            _write_manifest(folder, labels, model.embedding_size)
+
+
+def _folder(directory: Path, name: str) -> Path:
+    folder = directory / name
+    folder.mkdir()
+    shutil.copy(directory / TOKENIZER, folder / TOKENIZER)
+    return folder
+
+
+def _write_graph(model: Classifier, precision: str, directory: Path, folder: Path) -> None:
+    if precision == "fp32":
+        export_onnx(model, folder / MODEL)
+        return
+    fp32 = directory / folder.name.replace(precision, "fp32") / MODEL  # made just before
+    quantize_dynamic(fp32, folder / MODEL, per_channel=True, weight_type=QuantType.QInt8)
+
+
+def _write_head(path: Path, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    arrays = {"weight": weight, "bias": bias}
+    save_file({name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}, path)
+
+
+def _write_manifest(folder: Path, labels: list[str], embedding_size: int) -> None:
+    ModelBundle.write(
+        folder, version=folder.name, model="default", task=TASK, labels=labels, lane=Lane.SEED, seed=0,
+        method="logistic_head", base_model="MiniLM-L6", max_tokens=_MAX_TOKENS, embedding_size=embedding_size,
+        training_set=TrainingSet(count=0, new=0, replayed=0, digest=hashlib.sha256(b"").hexdigest(), through_seq=0),
+        run_id="benchmark",
+    )  # fmt: skip
+
+
+def fill_registry(
+    home: Path, bundles: Bundles, precision: str, *, variants: int = 1, head_only: bool = False
+) -> Registry:
+    """A fresh registry below a service's home, with the first variant promoted."""
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    registry = Registry((home.resolve() / "registry").as_uri(), "default")
+    for variant in range(variants):
+        registry.publish(bundles.bundle(precision, variant, head_only=head_only))
+    first = name_of(precision, 0, head_only=head_only)
+    registry.promotions.promote_by_operator(first, reason="the benchmark begins", actor="benchmark")
+    return registry
