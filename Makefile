@@ -12,8 +12,7 @@ STAMP := .venv/.installed
 # has no hashes of those builds, so hashes are not checked then.
 BACKEND := $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND) --no-verify-hashes)
 
-.PHONY: help setup up test check format docs lock kafka kafka-stop postgres postgres-stop bento clean \
-  bench bench-swap bench-overload bench-soak bench-batching bench-recording
+.PHONY: help setup up test check format docs lock kafka kafka-stop postgres postgres-stop bento clean bench bench-swap bench-overload bench-soak bench-batching bench-recording
 
 help: ## show this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.12] [TORCH_BACKEND=cpu|auto]"
