@@ -2,7 +2,7 @@
 
     python -m benchmarks.artefact --data FOLDER_OF_BANKING77 --home WORK_FOLDER [--texts 3000]
 
-Makes a first model from the train set as the trainer does (head on the frozen encoder), so it prints what the trainer measured
+Makes a first model from the train set as the trainer does (head on the frozen encoder); it prints what the trainer measured
 when it chose the form. Then it scores the test set in fp32 and in the chosen form, each with its own graph's head;
 asks for the same texts alone and in random batches; and lets a service's swapper follow head-only versions.
 """

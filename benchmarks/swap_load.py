@@ -43,7 +43,7 @@ def serve(arm: str) -> None:
     import service.threads as threads  # noqa: PLC0415, PLR0402
     from service.program import Program  # noqa: PLC0415
     from service.routes import ENDPOINTS  # noqa: PLC0415
-    from service.web import create_app  # noqa: PLC0415
+    from service.web import Application  # noqa: PLC0415
 
     settings = load_settings()
     if arm == "plain":
@@ -57,7 +57,7 @@ def serve(arm: str) -> None:
         return program
 
     uvicorn.run(
-        create_app(ENDPOINTS, start), port=settings.port, log_config=None, access_log=False, timeout_keep_alive=600
+        Application(ENDPOINTS, start), port=settings.port, log_config=None, access_log=False, timeout_keep_alive=600
     )
 
 

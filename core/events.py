@@ -19,7 +19,6 @@ SCHEMA_VERSION: Final = 1
 INTERACTIONS: Final = "interactions"
 EXAMPLES: Final = "examples"
 DEAD_LETTERS: Final = "dead-letters"
-TOPICS: Final = (INTERACTIONS, EXAMPLES, DEAD_LETTERS)
 
 Inputs = dict[str, Any]
 """A task's input fields by name, e.g. ``{"text": "where is my parcel"}``."""

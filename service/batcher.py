@@ -22,7 +22,6 @@ from typing import Final
 
 import numpy as np
 
-from core.cores import usable_cores
 from core.errors import NotReady, Overloaded
 from core.events import Inputs
 from core.runtime import Array, Encoded, Servable
@@ -93,7 +92,7 @@ class _Request:
 class _Text:
     """One text to answer, for everybody who waits for it."""
 
-    __slots__ = ("encoded", "inputs", "key", "order", "servable", "waiters", "work")
+    __slots__ = ("encoded", "inputs", "is_running", "key", "order", "servable", "waiters", "work")
 
     def __init__(self, servable: Servable, inputs: Inputs, key: object, order: tuple[float, int], work: int) -> None:
         self.servable = servable
@@ -103,6 +102,7 @@ class _Text:
         self.work = work
         self.waiters: list[tuple[_Request, int]] = []
         self.encoded = _NOT_ENCODED
+        self.is_running = False
 
     def __lt__(self, other: "_Text") -> bool:
         return self.order < other.order
@@ -129,7 +129,7 @@ class Batcher:
 
         Args:
             live: the servable of this moment; asked once for each request.
-            lanes: threads; 0: one a core.
+            lanes: threads.
             queue_limit: texts that may wait.
             batch_tokens: tokens, padding included, of one call of the model.
         """
@@ -144,8 +144,7 @@ class Batcher:
         self._rate = 0.0  # work a second that one lane gets done; 0: not known yet
         self._closing = False
         self._condition = threading.Condition()
-        count = lanes or usable_cores()
-        self._lanes = [threading.Thread(target=self._work, name=f"lane-{n}", daemon=True) for n in range(count)]
+        self._lanes = [threading.Thread(target=self._work, name=f"lane-{n}", daemon=True) for n in range(lanes)]
 
     def start(self) -> None:
         """Begin to answer."""
@@ -212,7 +211,11 @@ class Batcher:
             self._condition.notify(min(len(inputs), len(self._lanes)))
 
     def _refuse_too_much(self, more: int, timeout_s: float) -> None:
-        wait_s = self._waiting_work / (self._rate * len(self._lanes)) if self._rate else 0.0
+        pace = self._rate * len(self._lanes)
+        wait_s = self._waiting_work / pace if pace else 0.0
+        if wait_s > timeout_s and more == 1:  # most of it may be due after a text by itself
+            due = (text.work for text in (*self._fresh, *self._ready) if text.order[0] <= self._clock)
+            wait_s = sum(due) / pace
         if self._waiting + more <= self._queue_limit and wait_s <= timeout_s:
             return
         raise Overloaded(f"{self._waiting} texts wait already; try again after a moment", retry_after_s=wait_s)
@@ -221,11 +224,13 @@ class Batcher:
         """Queue a text, or join it where it is in flight; returns the work that it adds."""
         key = _key_of(servable, inputs)
         text = self._in_flight.get(key) if key is not None else None
-        if text is not None:
+        # The last text of a big request may be due long after this one: then this one goes by itself.
+        if text is not None and (text.is_running or text.order[0] <= due):
             COALESCED.inc()
             text.waiters.append(waiter)
             return 0
-        work = 1 + sum(len(value) for value in inputs.values() if isinstance(value, str)) // _CHARS_PER_TOKEN
+        chars = sum(len(value) for value in inputs.values() if isinstance(value, str))
+        work = min(1 + chars // _CHARS_PER_TOKEN, servable.manifest.max_tokens)  # a longer text is cut
         self._count += 1
         text = _Text(servable, inputs, key, (due, self._count), work)
         text.waiters.append(waiter)
@@ -288,6 +293,7 @@ class Batcher:
             for text in [*rest, *(text for text in window if text.servable is not window[0].servable)]:
                 heapq.heappush(self._ready, text)
             for text in batch:
+                text.is_running = True
                 self._waiting -= 1
                 self._waiting_work -= text.work
                 self._clock += text.work
@@ -316,8 +322,8 @@ class Batcher:
 
     def _forget(self, text: _Text) -> None:
         """From now on an equal text is a new one."""
-        if text.key is not None:
-            self._in_flight.pop(text.key, None)
+        if text.key is not None and self._in_flight.get(text.key) is text:
+            del self._in_flight[text.key]
 
     def _settle(self, batch: list[_Text], results: list[_Result], seconds: float) -> None:
         rate = sum(text.work for text in batch) / max(seconds, 1e-6)

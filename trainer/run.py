@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from core.bundle import Lane, ModelBundle
-from core.errors import BundleError, PromotionsPaused, VerdictVoid
+from core.errors import BundleError, PromotionsPaused, UnservableBundle, VerdictVoid
 from core.events import now
 from core.examples import ExampleStore
 from core.logs import get_logger
@@ -75,24 +75,34 @@ class Run:
         builder = Builder(
             start, pool, settings, self._report_checked, run_id=self._record.run_id, scratch=self._scratch
         )
-        proposals = []
+        proposals: list[_Proposal] = []
+        unusable: list[str] = []
         candidates = Candidates(start, pool, settings, self._report_checked).make()
         while candidate := self._next(candidates):
-            with _timed("export"):
-                built = builder.build(candidate)
-            with _timed("publish"):
-                registry.publish(built.bundle)
-            verdict = self._judge(built.servable, pool, built.parity)
-            proposals.append(_Proposal(servable=built.servable, parity=built.parity, verdict=verdict))
+            try:
+                proposals.append(self._propose(builder, candidate, pool))
+            except BundleError as error:  # the other candidate may be fine
+                unusable.append(f"{candidate.lane}: {error}")
+        if not proposals:
+            raise UnservableBundle(unusable[0])
         for proposal in sorted(proposals, key=_Proposal.rank, reverse=True):
             promotion = self._promote(proposal, pool)
             if promotion is not None:
                 self._tidy(promotion)
                 return self._finished(RunState.PROMOTED, pool, proposal.servable.version, proposal.verdict.reasons)
         self._tidy(champion)
-        reasons = [reason for proposal in proposals for reason in proposal.reasons()]
+        reasons = [*unusable, *(reason for proposal in proposals for reason in proposal.reasons())]
         judged = not any(proposal.verdict.passed for proposal in proposals)
         return self._finished(RunState.REJECTED, pool, None, reasons).model_copy(update={"judged": judged})
+
+    def _propose(self, builder: Builder, candidate: Candidate, pool: ExamplePool) -> "_Proposal":
+        """Build a candidate, publish it, judge it. Raises BundleError where it cannot be served."""
+        with _timed("export"):
+            built = builder.build(candidate)
+        with _timed("publish"):
+            self._workshop.registry.publish(built.bundle)
+        verdict = self._judge(built.servable, pool, built.parity)
+        return _Proposal(servable=built.servable, parity=built.parity, verdict=verdict)
 
     def _next(self, candidates: Iterator[Candidate]) -> Candidate | None:
         with _timed("train"):

@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from safetensors.numpy import save_file
+import onnx
 from tokenizers import Tokenizer
 
 import trainer.export
 import trainer.head
 from benchmarks.serving.texts import TASK, labelled
-from core.bundle import MODEL, TOKENIZER, Lane, ModelBundle, TrainingSet
+from core.bundle import HEAD, MANIFEST, MODEL, TOKENIZER, Lane, ModelBundle, TrainingSet
+from core.head import LinearHead
+from core.known_answers import add_known_answers
 from core.registry import Registry
+from core.runtime import Servable
 from trainer.classifier import Classifier, save_base_tokenizer
 from trainer.export import export_onnx
 from trainer.finetune import limit_threads
+from trainer.forms import INT8
 from trainer.head import fit_head
 
 PRECISIONS: Final = ("int8", "fp32")
@@ -83,10 +85,10 @@ def _make(directory: Path, rows: Sequence[tuple[str, str]]) -> None:
     ids = [encoding.ids for encoding in tokenizer.encode_batch_fast([text for text, _ in rows])]
     labels = sorted({label for _, label in rows})
     embeddings = model.embed(ids, pad=tokenizer.token_to_id("[PAD]") or 0)
-    weight, bias = fit_head(embeddings, [label for _, label in rows], labels, weights=[1.0] * len(rows))
+    head = fit_head(embeddings, [label for _, label in rows], labels, weights=[1.0] * len(rows))
     for variant in range(VARIANTS):
-        moved = np.roll(weight, variant, axis=0), np.roll(bias, variant)
-        model.set_head(*moved)
+        moved = LinearHead(np.roll(head.weight, variant, axis=0), np.roll(head.bias, variant))
+        model.set_head(moved)
         for precision in reversed(PRECISIONS):
             folder = _folder(directory, name_of(precision, variant))
             _write_graph(model, precision, directory, folder)
@@ -94,7 +96,7 @@ def _make(directory: Path, rows: Sequence[tuple[str, str]]) -> None:
             shared = directory / name_of(precision, 0) / MODEL
             folder = _folder(directory, name_of(precision, variant, head_only=True))
             os.link(shared, folder / MODEL)
-            _write_head(folder / "head.safetensors", *moved)
+            moved.save(folder / HEAD)
             _write_manifest(folder, labels, model.embedding_size)
 
 
@@ -110,21 +112,39 @@ def _write_graph(model: Classifier, precision: str, directory: Path, folder: Pat
         export_onnx(model, folder / MODEL)
         return
     fp32 = directory / folder.name.replace(precision, "fp32") / MODEL  # made just before
-    quantize_dynamic(fp32, folder / MODEL, per_channel=True, weight_type=QuantType.QInt8)
-
-
-def _write_head(path: Path, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-    arrays = {"weight": weight, "bias": bias}
-    save_file({name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}, path)
+    INT8[0].make(fp32, folder / MODEL)  # as the trainer makes it
 
 
 def _write_manifest(folder: Path, labels: list[str], embedding_size: int) -> None:
-    ModelBundle.write(
+    bundle = ModelBundle.write(
         folder, version=folder.name, model="default", task=TASK, labels=labels, lane=Lane.SEED, seed=0,
         method="logistic_head", base_model="MiniLM-L6", max_tokens=_MAX_TOKENS, embedding_size=embedding_size,
         training_set=TrainingSet(count=0, new=0, replayed=0, digest=hashlib.sha256(b"").hexdigest(), through_seq=0),
         run_id="benchmark",
     )  # fmt: skip
+    add_known_answers(bundle, Servable.load(bundle, device="cpu").ask)
+
+
+def publish_anew(registry: Registry, bundle: ModelBundle, number: int, folder: Path) -> str:
+    """Publish a version again under a name and a graph's digest of its own, as after a fine-tuning; returns the name.
+
+    The same graph would be known to the service, and it would save the trial that every new one pays.
+    """
+    version = f"{bundle.manifest.version}-s{number}"
+    directory = folder / version
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(bundle.directory, directory, ignore=shutil.ignore_patterns(MANIFEST))
+    with (directory / MODEL).open("ab") as graph:  # appended protocol buffers are merged
+        graph.write(onnx.ModelProto(metadata_props=[{"key": "swap", "value": str(number)}]).SerializeToString())
+    fields = bundle.manifest.model_dump(exclude={"files", "version"})
+    registry.publish(ModelBundle.write(directory, version=version, **fields))
+    shutil.rmtree(directory)
+    return version
+
+
+def base_of(version: str) -> str:
+    """The version that :func:`publish_anew` published again."""
+    return version.rpartition("-s")[0] or version
 
 
 def fill_registry(

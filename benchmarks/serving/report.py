@@ -1,6 +1,5 @@
 """The comparison as a Markdown page with its plot."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -170,8 +169,3 @@ def _plots(results: "Mapping[str, Found]") -> "list[tuple[str, str, list[Series]
             ]
             plots.append((f"{precision}: {title} by concurrency", unit, lines))
     return plots
-
-
-def show_json(document: Any) -> str:
-    """A document for the terminal."""
-    return json.dumps(document, indent=1)

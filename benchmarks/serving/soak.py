@@ -6,14 +6,14 @@ python -m benchmarks.serving.soak [--minutes 15] [--every 20] [--share 0.5] [--f
 import time
 from typing import Any
 
-from benchmarks.serving.bundle import VARIANTS, name_of
+from benchmarks.serving.bundle import VARIANTS
 from benchmarks.serving.compare import common_arguments, prepare, say
 from benchmarks.serving.load import Load, started
 from benchmarks.serving.overload import watched
 from benchmarks.serving.processes import end_on_signals
 from benchmarks.serving.stats import slope
 from benchmarks.serving.subjects import RATCHET, Workshop
-from benchmarks.serving.swap import report, saturation, swap_on
+from benchmarks.serving.swap import fresh_versions, report, saturation, swap_on
 from benchmarks.serving.texts import labelled, write_bodies
 from core.registry import Registry
 
@@ -63,7 +63,7 @@ def main() -> None:
     bodies = write_bodies(folder / "bodies.jsonl", [RATCHET.body(text) for text in texts])
     rows = labelled(chosen.data, "train")
     said = write_bodies(folder / "feedback.jsonl", [{"text": text, "label": label} for text, label in rows])
-    names = [name_of(chosen.precision, variant, head_only=chosen.head_only) for variant in range(VARIANTS)]
+    made = [bundles.bundle(chosen.precision, variant, head_only=chosen.head_only) for variant in range(VARIANTS)]
     count = max(3, round(chosen.minutes * 60 / chosen.every))
     seconds = count * chosen.every
     with workshop.ratchet(variants=VARIANTS, head_only=chosen.head_only, name="soak") as running:
@@ -83,7 +83,8 @@ def main() -> None:
             seconds=seconds,
         )
         with started(asking) as predictions, started(telling) as feedback, watched(running, every_s=1.0) as samples:
-            swap_on(registry, running, names, count=count, every_s=chosen.every)
+            versions = fresh_versions(registry, made, folder, head_only=chosen.head_only)
+            swap_on(registry, running, versions, count=count, every_s=chosen.every)
             predicted, told = predictions.result(), feedback.result()
         time.sleep(1.0)
         found = {

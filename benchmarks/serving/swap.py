@@ -3,12 +3,14 @@
     python -m benchmarks.serving.swap [--swaps 100] [--every 3] [--share 0.7] [--slope-swaps 200] [--head-only] [--data FOLDER]
 
 The service runs at a share of its saturation (open loop, Poisson). Promotions are written to the registry, as the trainer
-writes them, going round four versions, so that each has to be loaded. Each answer's scores are compared with what the
-named version gives offline. Then rollbacks, and many swaps under little load for the slope of the memory.
+writes them, each of a graph that the service has not seen, so that each is tried and loaded. Each answer's scores are
+compared with what the named version gives offline. Then rollbacks, and many swaps under little load for the slope of
+the memory.
 """
 
 import argparse
 import http.client
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving.bundle import VARIANTS, name_of
+from benchmarks.serving.bundle import VARIANTS, base_of, name_of, publish_anew
 from benchmarks.serving.compare import common_arguments, prepare, say
 from benchmarks.serving.identity import Offline, learn
 from benchmarks.serving.load import Load, run_load, started
@@ -28,6 +30,7 @@ from benchmarks.serving.processes import Running, end_on_signals
 from benchmarks.serving.stats import latency_summary, quantile, slope
 from benchmarks.serving.subjects import RATCHET, Workshop
 from benchmarks.serving.texts import write_bodies
+from core.bundle import ModelBundle
 from core.registry import Registry
 
 LEAD_S: Final = 10.0
@@ -66,12 +69,19 @@ def saturation(running: Running, bodies: Path, *, seconds: float) -> float:
     return float(run_load(load)["throughput"])
 
 
-def swap_on(registry: Registry, running: Running, versions: Sequence[str], *, count: int, every_s: float) -> list[Swap]:
+def fresh_versions(registry: Registry, made: Sequence[ModelBundle], folder: Path, *, head_only: bool) -> Iterator[str]:
+    """Versions to promote, without end: each of a graph of its own, or of the same graph where only heads change."""
+    for number in itertools.count(1):
+        bundle = made[number % len(made)]
+        yield bundle.manifest.version if head_only else publish_anew(registry, bundle, number, folder)
+
+
+def swap_on(registry: Registry, running: Running, versions: Iterator[str], *, count: int, every_s: float) -> list[Swap]:
     """Promote one version after the other, each ``every_s`` seconds."""
     swaps = []
     begin = time.monotonic()
     for number in range(1, count + 1):
-        version = versions[number % len(versions)]
+        version = next(versions)
         at = time.monotonic()
         registry.promotions.promote_by_operator(version, reason="a swap of the benchmark", actor="benchmark")
         time.sleep(max(0.0, begin + number * every_s - time.monotonic()))
@@ -96,13 +106,15 @@ def examine(records: Path, answers: Path, offline: Offline) -> tuple[Seen, dict[
     for what, meant, ended, status, line in read_answers(records, answers):
         document = json.loads(line) if status == 200 else {}
         failed += status != 200
-        if status == 200 and (fault := offline.judge(what, document)):
+        version = str(document.get("model_version", ""))
+        known = {**document, "model_version": base_of(version)}
+        if status == 200 and (fault := offline.judge(what, known)):
             mixed += 1
             wrong.append(fault)
         intended.append(meant)
         done.append(ended)
         good.append(status == 200)
-        versions.append(str(document.get("model_version", "")))
+        versions.append(version)
     seen = Seen(intended=np.array(intended), done=np.array(done), good=np.array(good), version=versions)
     counts = {"answers": len(done), "failed": failed, "mixed": mixed, "examples": wrong[:5]}
     return seen, {**counts, "tolerance": round(offline.tolerance, 4), "versions_apart_by": round(offline.separation, 4)}
@@ -142,7 +154,7 @@ def flips(running: Running) -> dict[str, Any]:
     """What the service itself measured of its swaps."""
     name = "ratchet_swap_seconds"
     phases: dict[str, dict[str, Any]] = {}
-    for phase in ("fetch", "load", "warmup", "flip"):
+    for phase in ("fetch", "trial", "load", "warmup", "flip"):
         count = running.metric(f"{name}_count", phase=phase)
         total = running.metric(f"{name}_sum", phase=phase)
         phases[phase] = {"count": int(count), "mean_ms": round(total / count * 1e3, 4) if count else None}
@@ -224,13 +236,14 @@ def measure(workshop: Workshop, texts: list[str], chosen: argparse.Namespace) ->
         )  # fmt: skip
         with started(load) as loading:
             time.sleep(LEAD_S)
-            swaps = swap_on(registry, running, names, count=chosen.swaps, every_s=chosen.every)
+            versions = fresh_versions(registry, made, folder, head_only=chosen.head_only)
+            swaps = swap_on(registry, running, versions, count=chosen.swaps, every_s=chosen.every)
             summary = loading.result()
         own = flips(running)
         say("rolling back")
         back = rollbacks(running, registry, names, count=chosen.rollbacks)
         say(f"{chosen.slope_swaps} swaps for the slope of the memory")
-        many = slope_swaps(running, registry, names, bodies, chosen)
+        many = slope_swaps(running, registry, versions, bodies, chosen)
     say("comparing every answer with its version's offline output")
     seen, correct = examine(records, answers, offline)
     return {
@@ -241,7 +254,7 @@ def measure(workshop: Workshop, texts: list[str], chosen: argparse.Namespace) ->
 
 
 def slope_swaps(
-    running: Running, registry: Registry, names: Sequence[str], bodies: Path, chosen: argparse.Namespace
+    running: Running, registry: Registry, versions: Iterator[str], bodies: Path, chosen: argparse.Namespace
 ) -> list[Swap]:
     """Many swaps under little load."""
     if not chosen.slope_swaps:
@@ -251,7 +264,7 @@ def slope_swaps(
         seconds=min(3500.0, chosen.slope_swaps * chosen.slope_every + 1.0),
     )  # fmt: skip
     with started(load):
-        return swap_on(registry, running, names, count=chosen.slope_swaps, every_s=chosen.slope_every)
+        return swap_on(registry, running, versions, count=chosen.slope_swaps, every_s=chosen.slope_every)
 
 
 def table(found: dict[str, Any]) -> str:

@@ -167,6 +167,13 @@ def test_rollback_is_one_command_takes_two_seconds_and_stays(ratchet: RunningRat
     assert time.monotonic() - started < 2.0
     back = ratchet.live()["version"]
     assert ratchet.predict(PICKUP[0])["model_version"] == back
+    again = ratchet.http.post(f"/v1/versions/{live}/promote", json={"reason": "a test"})
+    assert again.status_code == 200, again.text
+    wait_until(lambda: ratchet.live()["version"] == live, what="the operator's choice is live")
+    started = time.monotonic()  # and one request, from the order to its effect
+    assert ratchet.http.post("/v1/rollback", json={"reason": "a test"}).status_code == 200
+    wait_until(lambda: ratchet.predict(PICKUP[0])["model_version"] == back, timeout_s=2.0, what="the answers change")
+    assert time.monotonic() - started < 2.0
     for number in range(3):
         ratchet.correct(f"Collect number {number} at the shop, please", "store_pickup")
     time.sleep(5.0)  # longer than the trigger's age: a run would have started

@@ -200,6 +200,52 @@ def test_a_small_request_does_not_wait_for_the_end_of_a_big_one(model: Watched) 
     assert done == ["small"] * 5 + ["big"]
 
 
+def test_a_small_request_does_not_wait_although_a_big_one_has_the_same_text(model: Watched) -> None:
+    async def ask() -> None:
+        batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=16)
+        batcher.start()
+        model.gate.clear()
+        big = asyncio.create_task(batcher.predict(texts(*(f"{WORDS[n % 60]} {n}" for n in range(400))), timeout_s=30))
+        await asyncio.to_thread(wait_until, lambda: model.batches)
+        small = ask_each(batcher, f"{WORDS[399 % 60]} 399", f"{WORDS[399 % 60]} 399")
+        await asyncio.to_thread(wait_until, lambda: batcher.depth > 390)
+        model.gate.set()
+        await asyncio.gather(*small)
+        assert len(model.batches) < 10
+        await big
+        batcher.stop(5)
+
+    asyncio.run(ask())
+    assert sum(len(batch) for batch in model.batches) == 401  # the two small ones shared one
+
+
+def test_a_small_request_is_not_refused_for_work_that_is_due_after_it(model: Watched) -> None:
+    long = "word1 " * 5_000
+
+    async def ask() -> None:
+        batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=256)
+        batcher.start()
+        for _ in range(20):
+            await batcher.predict(texts("hello"), timeout_s=10)  # now it knows its pace
+        before = len(model.batches)
+        model.gate.clear()
+        first = ask_each(batcher, "busy")
+        await asyncio.to_thread(wait_until, lambda: len(model.batches) > before)
+        big = asyncio.create_task(batcher.predict(texts(*(f"{long} {n}" for n in range(900))), timeout_s=60))
+        await asyncio.to_thread(wait_until, lambda: batcher.depth == 900)
+        small = asyncio.create_task(batcher.predict(texts("hello"), timeout_s=2))
+        await asyncio.sleep(0.05)
+        assert not small.done()
+        with pytest.raises(Overloaded):
+            await batcher.predict(texts("one", "two"), timeout_s=0.01)
+        model.gate.set()
+        await asyncio.gather(*first, small)
+        big.cancel()
+        batcher.stop(5)
+
+    asyncio.run(ask())
+
+
 def test_a_big_request_is_not_starved_by_an_endless_row_of_small_ones(model: Watched) -> None:
     async def ask() -> int:
         batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=8)

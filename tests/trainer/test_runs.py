@@ -141,6 +141,22 @@ def test_a_rejected_challenger_leaves_its_reasons_and_starts_no_second_run(
     assert newest.number == 1
 
 
+def test_a_network_that_cannot_be_served_does_not_take_the_refitted_head_down(
+    settings: Settings, store: ExampleStore, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, "abc", each=20)
+    with Running(settings):
+        wait_until(lambda: ended(registry, 2), timeout_s=120, what="two runs")
+        monkeypatch.setattr("trainer.building.export_onnx", lambda _, path: path.write_bytes(b"rubbish"))
+        fill(store, "d", each=8, origin=Origin.CORRECTION, holdout=0)
+        wait_until(lambda: ended(registry, 3), timeout_s=60, what="a third run")
+    run = registry.runs(newest=50)[2]
+    assert run.state == RunState.PROMOTED, run.reasons
+    assert run.version is not None
+    manifest = registry.manifest(run.version)
+    assert (manifest.lane, manifest.labels) == (Lane.HEAD, ["a", "b", "c", "d"])
+
+
 def test_a_verdict_against_an_older_champion_is_void_and_is_judged_again(
     settings: Settings, store: ExampleStore, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
