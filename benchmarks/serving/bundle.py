@@ -16,9 +16,10 @@ import onnx
 from tokenizers import Tokenizer
 
 import trainer.export
+import trainer.forms
 import trainer.head
 from benchmarks.serving.texts import TASK, labelled
-from core.bundle import HEAD, MANIFEST, MODEL, TOKENIZER, Lane, ModelBundle, TrainingSet
+from core.bundle import HEAD, MANIFEST, MODEL, TOKENIZER, Artefact, Lane, ModelBundle, Precision, TrainingSet
 from core.head import LinearHead
 from core.known_answers import add_known_answers
 from core.registry import Registry
@@ -26,10 +27,11 @@ from core.runtime import Servable
 from trainer.classifier import Classifier, save_base_tokenizer
 from trainer.export import export_onnx
 from trainer.finetune import limit_threads
-from trainer.forms import INT8
+from trainer.forms import AS_EXPORTED, INT8
 from trainer.head import fit_head
 
 PRECISIONS: Final = ("int8", "fp32")
+FORMS: Final = {"int8": INT8[0], "fp32": AS_EXPORTED}
 VARIANTS: Final = 4
 """Three would do: with two, the service would only go back and forth between what it holds in memory."""
 _MAX_TOKENS: Final = 128
@@ -65,7 +67,9 @@ def make_bundles(cache: Path, data: Path | None) -> Bundles:
     answer tells which version gave it, whatever noise int8 adds.
     """
     rows = labelled(data, "train")
-    makers = [inspect.getsource(module) for module in (trainer.export, trainer.head, sys.modules[__name__])]
+    makers = [
+        inspect.getsource(module) for module in (trainer.export, trainer.forms, trainer.head, sys.modules[__name__])
+    ]
     digest = hashlib.sha256(json.dumps([*makers, rows]).encode()).hexdigest()[:12]
     directory = cache.resolve() / "bundles" / digest
     if not directory.is_dir():
@@ -85,19 +89,21 @@ def _make(directory: Path, rows: Sequence[tuple[str, str]]) -> None:
     ids = [encoding.ids for encoding in tokenizer.encode_batch_fast([text for text, _ in rows])]
     labels = sorted({label for _, label in rows})
     embeddings = model.embed(ids, pad=tokenizer.token_to_id("[PAD]") or 0)
-    head = fit_head(embeddings, [label for _, label in rows], labels, weights=[1.0] * len(rows))
+    fitted = fit_head(embeddings, [label for _, label in rows], labels, weights=[1.0] * len(rows))
     for variant in range(VARIANTS):
-        moved = LinearHead(np.roll(head.weight, variant, axis=0), np.roll(head.bias, variant))
-        model.set_head(moved)
-        for precision in reversed(PRECISIONS):
+        head = LinearHead(weight=np.roll(fitted.weight, variant, axis=0), bias=np.roll(fitted.bias, variant))
+        model.set_head(head)
+        graph = directory / f"exported-{variant}.onnx"
+        export_onnx(model, graph)
+        for precision in PRECISIONS:
             folder = _folder(directory, name_of(precision, variant))
-            _write_graph(model, precision, directory, folder)
-            _write_manifest(folder, labels, model.embedding_size)
+            FORMS[precision].make(graph, folder / MODEL)
+            _finish(folder, head, labels, precision)
             shared = directory / name_of(precision, 0) / MODEL
             folder = _folder(directory, name_of(precision, variant, head_only=True))
             os.link(shared, folder / MODEL)
-            moved.save(folder / HEAD)
-            _write_manifest(folder, labels, model.embedding_size)
+            _finish(folder, head, labels, precision)
+        graph.unlink()
 
 
 def _folder(directory: Path, name: str) -> Path:
@@ -107,22 +113,20 @@ def _folder(directory: Path, name: str) -> Path:
     return folder
 
 
-def _write_graph(model: Classifier, precision: str, directory: Path, folder: Path) -> None:
-    if precision == "fp32":
-        export_onnx(model, folder / MODEL)
-        return
-    fp32 = directory / folder.name.replace(precision, "fp32") / MODEL  # made just before
-    INT8[0].make(fp32, folder / MODEL)  # as the trainer makes it
-
-
-def _write_manifest(folder: Path, labels: list[str], embedding_size: int) -> None:
+def _finish(folder: Path, head: LinearHead, labels: list[str], precision: str) -> None:
+    """Head, manifest and known answers, as the trainer writes them."""
+    head.save(folder / HEAD)
+    artefact = Artefact(
+        precision=Precision(precision), variant=FORMS[precision].variant, reason="the benchmark asks for it",
+        provider="CPUExecutionProvider", machine="any", texts=0,
+    )  # fmt: skip
     bundle = ModelBundle.write(
-        folder, version=folder.name, model="default", task=TASK, labels=labels, lane=Lane.SEED, seed=0,
-        method="logistic_head", base_model="MiniLM-L6", max_tokens=_MAX_TOKENS, embedding_size=embedding_size,
+        folder, version=folder.name, model="default", task=TASK, labels=labels, lane=Lane.SEED, seed=0, artefact=artefact,
+        method="logistic_head", base_model="MiniLM-L6", max_tokens=_MAX_TOKENS, embedding_size=head.weight.shape[1],
         training_set=TrainingSet(count=0, new=0, replayed=0, digest=hashlib.sha256(b"").hexdigest(), through_seq=0),
         run_id="benchmark",
     )  # fmt: skip
-    add_known_answers(bundle, Servable.load(bundle, device="cpu").ask)
+    add_known_answers(bundle, Servable.load(bundle).ask)
 
 
 def publish_anew(registry: Registry, bundle: ModelBundle, number: int, folder: Path) -> str:

@@ -45,12 +45,12 @@ class Running:
             return []
 
     def rss_mib(self) -> float:
-        """Resident memory of the whole family in MiB; shared pages count in each."""
-        total = 0
+        """Resident memory in MiB of the largest process, the one that answers: the trial of a version comes and goes."""
+        largest = 0
         for process in self.family():
             with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-        return total / _MIB
+                largest = max(largest, process.memory_info().rss)
+        return largest / _MIB
 
     def cpu_s(self) -> float:
         """CPU seconds of the whole family so far."""

@@ -47,6 +47,10 @@ SUBJECTS: Final = (
     Subject(name="uvicorn", title="bare uvicorn, two lanes", path="/", module=f"{_PEERS}.bare_uvicorn"),
     Subject(name="mosec", title="mosec, 2 workers", path="/inference", module=f"{_PEERS}.mosec_worker"),
     Subject(
+        name="mosec2", title="mosec, 1 worker of 2 threads", path="/inference", module=f"{_PEERS}.mosec_worker",
+        environment={"BENCH_WORKERS": "1"},
+    ),
+    Subject(
         name="bentoml", title="BentoML `batchable=True`, 2 workers", path="/predict", body=list_of_one,
         module=f"{_PEERS}.bento_batchable:Classifier",
     ),
@@ -86,7 +90,7 @@ class Workshop:
         port = free_port()
         python = str(peers_python(self.cache))
         command: Sequence[str] = [python, "-m", subject.module]
-        if subject.name == "mosec":
+        if subject.module.endswith("mosec_worker"):
             command = [*command, "--address", HOST, "--port", str(port), "--log-level", "warning"]
         if subject.name == "bentoml":
             command = [python, "-m", "bentoml", "serve", subject.module, "--host", HOST, "--port", str(port)]

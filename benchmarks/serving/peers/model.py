@@ -18,11 +18,11 @@ class Model:
     """A bundle's graph and tokenizer."""
 
     def __init__(self, folder: Path = FOLDER, *, threads: int = 1) -> None:
-        """Load it; ``threads`` is ONNX Runtime's ``intra_op_num_threads``, spinning off as in Ratchet."""
+        """Load it; ``threads`` is ONNX Runtime's ``intra_op_num_threads``; several may spin, as is its default."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
         self._session = onnxruntime.InferenceSession(
             str(folder / "model.onnx"), sess_options=options, providers=["CPUExecutionProvider"]
         )
