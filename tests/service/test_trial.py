@@ -17,7 +17,7 @@ from core.errors import TrialUnavailable, UnservableBundle
 from core.runtime import Servable
 from service.threads import at_low_priority
 from service.trial import Trial
-from service.trial_process import NICENESS
+from service.trial_process import NICENESS, _parsed
 from tests.service.bad_versions import loop_of, republish, zeros_of
 from tests.service.serving import LABELS, champion, promote, publish, registry_of, serving, settings_for
 from tests.support import wait_until
@@ -68,13 +68,30 @@ def test_a_version_may_not_take_more_than_is_there(trial: Trial, tmp_path: Path)
 def test_its_process_has_little_claim_no_socket_and_no_secret(
     trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
+    secrets = ("AWS_SECRET_ACCESS_KEY", "RATCHET_API_KEYS", "PGPASSWORD", "MY_TOKEN", "PATH_TO_KEY", "SLACK_HOME")
+    for name in secrets:
+        monkeypatch.setenv(name, "a secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     trial.run(bundle_of(tmp_path))
     process = trial_process()
     assert process.nice() == min(19, psutil.Process().nice() + NICENESS)
     assert process.num_threads() == 1
     assert process.net_connections() == []
-    assert "AWS_SECRET_ACCESS_KEY" not in process.environ()
+    assert not process.environ().keys() & set(secrets)
+    assert {"PATH", "CUDA_VISIBLE_DEVICES"} <= process.environ().keys()
+
+
+def test_what_its_process_complains_of_is_heard(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "rubbish")
+    trial.run(bundle_of(tmp_path))
+    assert "rubbish" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("told", [b'{"refused": "cut o', b"\xff", b"7", b"{}"])
+def test_words_that_cannot_be_read_are_a_refusal(told: bytes) -> None:
+    assert "cannot be read" in _parsed(told)["refused"]
 
 
 def test_a_trial_that_cannot_be_held_is_nobodys_fault_and_held_again(trial: Trial, tmp_path: Path) -> None:
