@@ -146,6 +146,21 @@ def test_a_version_that_is_rolled_back_while_it_is_loaded_never_answers(home: Pa
     assert load.failures == []
 
 
+def test_a_promotion_does_not_bring_back_what_was_rolled_back_while_it_was_tried(home: Path) -> None:
+    champion(home, "v-0001", favour="alpha")
+    publish(home, "v-0002", edit=loop_of(100_000))
+    with serving(settings_for(home, swap_latency_ratio=1_000_000)) as served:
+        answered: list[int] = []
+        trying = threading.Thread(target=lambda: answered.append(order(served, "versions/v-0002/promote")))
+        trying.start()
+        wait_until((home / "cache" / "service" / "v-0002" / "manifest.json").is_file)
+        promote(home, "v-0002")
+        registry_of(home).promotions.rollback(reason="a test", actor="test", hold_until=None)
+        trying.join()
+        assert answered == [409]
+        assert served.live() == "v-0001"
+
+
 def test_workers_do_not_delete_what_another_is_about_to_load(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     champion(home, "v-0001")
     programs = []
