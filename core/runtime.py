@@ -26,6 +26,7 @@ _EMBEDDING: Final = ("embedding",)
 _tokenizers: dict[tuple[str, int], Tokenizer] = {}  # one, by digest and longest text
 _PLACE: Final = re.compile(r"/onnxruntime_src/\S+:\d+ [^(\n]*\([^)\n]*\)( const)? ")
 _ALONE: Final = 64
+_SHOWN: Final = 8
 _PROBE: Final = (
     "ratchet",
     "A somewhat longer sentence, to see that the model takes more than one length of text. " * 3,
@@ -263,10 +264,11 @@ class Servable:
         version = self.version
         names = sorted(self.engine.inputs)
         if names != sorted(_INPUTS):
-            raise UnservableBundle(f"{version}: the graph takes {names}, it must take {sorted(_INPUTS)}")
+            raise UnservableBundle(f"{version}: the graph takes {_listed(names)}, it must take {sorted(_INPUTS)}")
         needed = _OUTPUTS if self._head is None else _EMBEDDING
         if not set(needed) <= set(self.engine.outputs):
-            raise UnservableBundle(f"{version}: the graph gives {self.engine.outputs}, it must give {list(needed)}")
+            given = _listed(self.engine.outputs)
+            raise UnservableBundle(f"{version}: the graph gives {given}, it must give {list(needed)}")
         try:
             logits, embedding = self.run(
                 self.tokenize([dict.fromkeys(self.task.input_fields, text) for text in _PROBE])
@@ -372,6 +374,12 @@ def _providers(device: str) -> list[str]:
         onnxruntime.preload_dlls()
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message: a graph may have any number of them, of any length."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{[name[:100] for name in names[:_SHOWN]]}{more}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from core.bundle import MODEL, TOKENIZER, Manifest, ModelBundle
-from core.errors import BadSettings, RegistryUnavailable, UnservableBundle
+from core.errors import BadSettings, RegistryUnavailable, TrialUnavailable, UnservableBundle
 from core.logs import get_logger
 from core.registry import Registry
 from core.runtime import Servable, files_to_load
 from service.memory import available_bytes, check_fits
-from service.metrics import SWAP_SECONDS
+from service.metrics import SWAP_SECONDS, TRIALS_UNAVAILABLE
 from service.threads import at_low_priority
 from service.trial import Trial
 from service.warmup import warm_up
@@ -118,8 +118,12 @@ class Loader:
         graph = _graph(bundle.manifest)
         if self._trial is None or graph in self._passed:
             return False
-        with timed("trial"):
-            report = self._trial.run(bundle, available=available_bytes())
+        try:
+            with timed("trial"):
+                report = self._trial.run(bundle, available=available_bytes())
+        except TrialUnavailable:
+            TRIALS_UNAVAILABLE.inc()
+            raise
         _log.info("tried", version=bundle.manifest.version, **asdict(report))
         self._check_speed(bundle.manifest.version, report.seconds, live)
         self._passed[graph] = report.seconds

@@ -36,6 +36,10 @@ OUTBOX_REFUSED = Counter(
     "ratchet_outbox_refused_total", "Records that the log refuses for good, set aside in the outbox"
 )
 REFUSED_BUNDLES = Counter("ratchet_refused_bundles_total", "Versions that could not be served")
+TRIALS_UNAVAILABLE = Counter(
+    "ratchet_trials_unavailable_total",
+    "Trials that could not be held; they are held again, and the version is not served",
+)
 REGISTRY_ERRORS = Counter("ratchet_registry_errors_total", "Looks at the registry that failed")
 LOG_ERRORS = Counter("ratchet_log_errors_total", "Appends to the event log that failed")
 INTERNAL_ERRORS = Counter("ratchet_internal_errors_total", "Failures that nobody foresaw; each is in the log")

@@ -68,17 +68,31 @@ async def promote(program: Program, request: Request, caller: Caller) -> Respons
     """``POST /v1/versions/{version}/promote``: only what was loaded and tried here."""
     name = _version_name(request)
     reason = parse_reason(await read_document(request))
-    entry = await program.order(partial(_promote, program, name, reason, caller.id))
+    seen = await program.prepare(partial(_prepare, program, name))
+    entry = await program.order(partial(_promote, program, name, reason, caller.id, seen))
     return _moved(program, entry)
 
 
-def _promote(program: Program, name: str, reason: str, actor: str) -> Promotion:
-    promotions = program.registry.promotions
-    newest = promotions.refresh()
-    if newest is not None and newest.version == name:
-        raise Conflict(f"{name} is the champion already")
+def _prepare(program: Program, name: str) -> int:
+    """Load and try a version, which may take long. Returns how many entries the promotion log had before."""
+    entries = program.registry.promotions.entries()
+    _check_not_live(entries, name)
     program.swapper.prepare(name)
+    return len(entries)
+
+
+def _promote(program: Program, name: str, reason: str, actor: str, seen: int) -> Promotion:
+    promotions = program.registry.promotions
+    entries = promotions.entries()
+    _check_not_live(entries, name)
+    if any(name in entry.bad for entry in entries[seen:]):
+        raise Conflict(f"{name} was rolled back while it was tried; look again")
     return promotions.promote_by_operator(name, reason=reason, actor=actor)
+
+
+def _check_not_live(entries: list[Promotion], name: str) -> None:
+    if entries and entries[-1].version == name:
+        raise Conflict(f"{name} is the champion already")
 
 
 async def rollback(program: Program, request: Request, caller: Caller) -> Response:

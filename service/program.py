@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from anyio import CapacityLimiter
@@ -58,7 +59,7 @@ class Program:
         self.trial = Trial(device=settings.device, timeout_s=settings.trial_timeout_s) if POSSIBLE else None
         self.loader = Loader(
             self.registry,
-            settings.home / "cache" / "service",
+            _cache_folder(settings),
             model=settings.model,
             task=settings.task,
             device=settings.device,
@@ -86,7 +87,8 @@ class Program:
         self._parent: int | None = None
         # Slow questions to the registry and the store, apart: one that hangs must not hold up the other.
         self._registry_calls, self._store_calls = CapacityLimiter(4), CapacityLimiter(4)
-        self._orders = CapacityLimiter(1)
+        # A version that hangs keeps its trial for as long as it may: a rollback must not wait for that.
+        self._orders, self._preparations = CapacityLimiter(1), CapacityLimiter(1)
         self.streams = asyncio.Semaphore(settings.max_streams)
 
     def start(self, *, end_with_parent: bool = False) -> None:
@@ -146,6 +148,10 @@ class Program:
         """Run a change of the registry beside the event loop, to its end: who gave up could not tell if it was made."""
         return await run_sync(change, limiter=self._orders)
 
+    async def prepare(self, preparation: Callable[[], T]) -> T:
+        """Run what must be done before an order and takes long, one at a time, to its end; orders do not wait for it."""
+        return await run_sync(preparation, limiter=self._preparations)
+
     async def ask_store(self, question: "Callable[[ExampleStore], T]") -> T:
         """Run a blocking question to the example store beside the event loop. Raises also StoreUnavailable."""
         return await self._ask(self._store_calls, lambda: question(self.store()))
@@ -185,10 +191,11 @@ class Program:
             "url": f"http://{self.settings.host}:{self.settings.port}",
         }
         registry = "" if self.swapper.reachable else "the registry cannot be reached"
+        untried = self.swapper.untried
         if live is None:
-            self._status.write("waiting", registry or "no version can be served yet", **facts)
+            self._status.write("waiting", registry or untried or "no version can be served yet", **facts)
         else:
-            detail = "; ".join(part for part in (live.degraded, registry) if part)
+            detail = "; ".join(part for part in (live.degraded, registry, untried) if part)
             self._status.write("degraded" if detail else "serving", detail, **facts)
 
     def _keep(self) -> float:
@@ -198,6 +205,17 @@ class Program:
             self._parent = None
             os.kill(os.getpid(), signal.SIGTERM)
         return _STATUS_EVERY_S
+
+
+def _cache_folder(settings: Settings) -> Path:
+    """Where this process keeps versions: each worker its own, or they would delete what another is about to load."""
+    folder = settings.home / "cache" / "service"
+    if settings.workers == 1:
+        return folder
+    from bentoml import server_context  # noqa: PLC0415 - it takes a second, and one process has no need of it
+
+    number = server_context.worker_index
+    return folder if number is None else folder.with_name(f"service-{number}")
 
 
 class Acknowledged:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,7 +22,7 @@ from core.registry.versions import forget_cached
 from core.runtime import Servable
 from service.loading import Loader, timed
 from service.metrics import REFUSED_BUNDLES, REGISTRY_ERRORS, SWAPS
-from service.threads import Loop
+from service.threads import Backoff, Loop
 
 _ACTOR: Final = "service"
 _log = get_logger()
@@ -46,6 +47,16 @@ class Live:
         return self.servable.version
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Untried:
+    """No version could be tried when the log ended with that entry."""
+
+    number: int
+    reason: str
+    #: of the monotonic clock
+    again_at: float
+
+
 class Swapper:
     """Keeps the servable that answers equal to the champion."""
 
@@ -64,6 +75,9 @@ class Swapper:
         self._to_record: dict[str, str] = {}  # refusals that the registry does not hold yet
         self._recorded: set[str] = set()
         self._reachable = True
+        self._untried: _Untried | None = None
+        self._backoff = Backoff(longest_s=30.0)
+        self._untidy = False  # the servable has changed and what is not needed any more is still there
         self._loading = threading.Lock()
         self._loop = Loop("swap", self.step)
 
@@ -87,6 +101,12 @@ class Swapper:
     def reachable(self) -> bool:
         """False while the registry cannot be reached."""
         return self._reachable
+
+    @property
+    def untried(self) -> str:
+        """Why a version that should be live cannot even be tried; empty where nothing is in the way."""
+        untried = self._untried
+        return untried.reason if untried else ""
 
     @property
     def is_alive(self) -> bool:
@@ -116,17 +136,34 @@ class Swapper:
         try:
             newest = self._registry.promotions.refresh()
             if newest is not None:
-                self._follow(newest)
-                self._keep_rollback_at_hand()
+                self._look(newest)
             self._record_refusals()
         except RegistryUnavailable as error:
             REGISTRY_ERRORS.inc()
             self._note_reachable(False, error=str(error))
-        except TrialUnavailable as error:
-            _log.warning("no version can be tried now; what is live stays live", error=str(error))
         else:
             self._note_reachable(True)
         return self._poll_s
+
+    def _look(self, newest: Promotion) -> None:
+        """Follow the log. Where no version can be tried, another attempt at the same entry waits longer each time."""
+        untried = self._untried
+        if untried is not None and untried.number == newest.number and time.monotonic() < untried.again_at:
+            return
+        try:
+            self._follow(newest)
+            self._tidy()
+            self._keep_rollback_at_hand()
+        except TrialUnavailable as error:
+            if untried is None:
+                _log.warning("no version can be tried now; what is live stays live", error=str(error))
+            again_at = time.monotonic() + self._backoff.failed()
+            self._untried = _Untried(number=newest.number, reason=str(error), again_at=again_at)
+        else:
+            self._untried = None
+            self._backoff.succeeded()
+            if untried is not None:
+                _log.info("versions can be tried again")
 
     def _note_reachable(self, reachable: bool, **details: str) -> None:
         """Say once when the registry goes and once when it comes back."""
@@ -144,44 +181,61 @@ class Swapper:
         seen = self._newest is not None and self._newest.number == newest.number
         if seen and live is not None and live.verdict_read:
             return
-        champion = self._registry.promotions.live_since()
+        champion = self._registry.promotions.live_since(fresh=False)
         if champion is None:
             return
         if live is None or live.promotion.number != champion.number:
-            self._go_to(champion)
+            if not self._go_to(champion, newest):
+                self.wake()
+                return
         elif not live.verdict_read:
             self._replace(live.servable, champion)
         self._newest = newest
         if not seen:
             self._on_change()
 
-    def _go_to(self, champion: Promotion) -> None:
-        """Serve the champion or, where nothing good answers and it cannot be served, the newest good version before."""
+    def _go_to(self, champion: Promotion, newest: Promotion) -> bool:
+        """Serve the champion or, where nothing good answers and it cannot be served, the newest good version before.
+
+        False, with nothing changed, where the log has moved on while a version was loaded: then it may have been rolled back.
+        """
         degraded = ""
         for candidate in self._candidates(champion):
             live = self._live
             if degraded and live is not None and self._is_good(live.version, champion):
                 self._live = replace(live, degraded=degraded)  # it is better than anything older
-                return
+                return True
+            at_hand = self._at_hand(candidate.version) is not None
             try:
                 servable = self._obtain(candidate, champion)
             except (BundleError, UnknownVersion) as error:
                 degraded = degraded or f"{champion.version} cannot be served: {error}"
                 continue
+            if not at_hand and self._has_moved_on(newest):
+                self._prepared = servable
+                return False
             self._replace(servable, candidate, degraded=degraded)
-            return
+            return True
+        return True
+
+    def _has_moved_on(self, newest: Promotion) -> bool:
+        try:
+            now_newest = self._registry.promotions.refresh()
+        except RegistryUnavailable:  # what was seen last holds
+            return False
+        return now_newest is not None and now_newest.number != newest.number
 
     def _candidates(self, champion: Promotion) -> list[Promotion]:
         """The champion, then older good versions, newest first, each by the entry that made it live."""
-        bad = self._registry.promotions.bad_versions()
+        bad = self._registry.promotions.bad_versions(fresh=False)
         found = {champion.version: champion}
-        for entry in reversed(self._registry.promotions.entries()):
+        for entry in reversed(self._registry.promotions.entries(fresh=False)):
             if entry.kind in (PromotionKind.PROMOTE, PromotionKind.ROLLBACK) and entry.version not in bad:
                 found.setdefault(entry.version, entry)
         return list(found.values())
 
     def _is_good(self, version: str, champion: Promotion) -> bool:
-        return version != champion.version and version not in self._registry.promotions.bad_versions()
+        return version != champion.version and version not in self._registry.promotions.bad_versions(fresh=False)
 
     def _obtain(self, candidate: Promotion, champion: Promotion) -> Servable:
         version = candidate.version
@@ -208,17 +262,18 @@ class Swapper:
 
     def _keep_rollback_at_hand(self) -> None:
         """Load what a rollback would return to, so that it is a matter of milliseconds after a restart, too."""
-        target = self._registry.promotions.rollback_target()
-        if target is None or target in self._refused or self.servable is None:
+        target = self._registry.promotions.rollback_target(fresh=False)
+        if target is None or target in self._refused or self.servable is None or self._at_hand(target) is not None:
             return
-        with self._loading:
-            if self._at_hand(target) is not None:
-                return
-            try:
-                self._resident = self._loader.load(target, sharing=self._loaded())
-            except (BundleError, UnknownVersion) as error:
-                self._refused[target] = (0, str(error))
-                _log.warning("a rollback could not return to this version", version=target, reason=str(error))
+        if not self._loading.acquire(blocking=False):  # an operator is trying a version: at a later look
+            return
+        try:
+            self._resident = self._loader.load(target, sharing=self._loaded())
+        except (BundleError, UnknownVersion) as error:
+            self._refused[target] = (0, str(error))
+            _log.warning("a rollback could not return to this version", version=target, reason=str(error))
+        finally:
+            self._loading.release()
 
     def _live_manifest(self) -> Manifest | None:
         return self._live.servable.manifest if self._live else None
@@ -272,14 +327,23 @@ class Swapper:
 
     def _let_go(self, before: Servable | None) -> None:
         """Keep only the one before; give the memory of older ones back."""
-        first = before is None
-        kept = {servable.version for servable in (self.servable, before) if servable is not None}
-        with self._loading:  # or a version that an operator is trying out would lose its files
-            self._resident, self._prepared = before, None
-            forget_cached(self._loader.cache, keep=kept)
-        del before
+        self._resident, self._prepared, self._untidy = before, None, True
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Let go of what is not needed any more: at a later look where an operator is trying a version.
+
+        That one would lose its files, and the watch does not wait for it: the next entry may be a rollback.
+        """
+        if not self._untidy or not self._loading.acquire(blocking=False):
+            return
+        try:
+            self._untidy = False
+            forget_cached(self._loader.cache, keep={servable.version for servable in self._loaded()})
+        finally:
+            self._loading.release()
         gc.collect()
-        if first:
+        if self._resident is None:  # the first
             # What was imported and built by now stays for good: the collector need not look at it again, nor so often.
             gc.freeze()
             gc.set_threshold(50_000, 50, 100)

@@ -6,6 +6,7 @@ to refuse it. If the trial itself cannot be held, that is nobody's fault: it is 
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -26,7 +27,10 @@ POSSIBLE: Final = hasattr(os, "fork")
 _START_S: Final = 60.0  # imports, with little claim on a busy processor
 _CODE: Final = "import sys; sys.path[:0] = sys.argv[1:]; from service.trial_process import main; main()"
 _ROOT: Final = str(Path(__file__).resolve().parents[1])
-_SECRETS: Final = ("RATCHET_", "AWS_", "GOOGLE_", "AZURE_", "PROMETHEUS_", "BENTOML_")
+_HARMLESS: Final = re.compile(
+    "PATH|HOME|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON.*|(CUDA|NVIDIA|ORT|OMP|OPENBLAS)_.*|.*_NUM_THREADS"
+)
+"""Names of what the trial process needs or may know of its environment: a secret has any name but these."""
 _log = get_logger()
 
 
@@ -132,7 +136,6 @@ class Trial:
                 [sys.executable, "-P", "-c", _CODE, _ROOT],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
                 env=_environment(),
             )
         except OSError as error:
@@ -141,8 +144,8 @@ class Trial:
 
 
 def _environment() -> dict[str, str]:
-    """This one's without secrets, and one thread for whatever would start several."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
+    """Of this one's what holds no secret, and one thread for whatever would start several."""
+    kept = {name: value for name, value in os.environ.items() if _HARMLESS.fullmatch(name)}
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
     return {**kept, **one, "TOKENIZERS_PARALLELISM": "false"}
 

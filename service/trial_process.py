@@ -30,7 +30,8 @@ NICENESS: Final = (
 )
 _PR_SET_PDEATHSIG: Final = 1
 _PATIENCE: Final = 20  # so many times its limit a trial may last when it is the machine that keeps it waiting
-_MOST_TOLD: Final = 64 * 1024
+_MOST_TOLD: Final = 64 * 1024  # bytes
+_LONGEST_REASON: Final = 2000  # characters, of which JSON makes twelve bytes at worst
 
 
 def main() -> None:
@@ -67,7 +68,18 @@ def attempt(request: dict[str, Any]) -> dict[str, Any]:
         _, status, usage = os.wait4(child, 0)
         if not told and not fault:
             fault = {"refused": _why_it_ended(status, request, errors)}
-        return {"cpu": usage.ru_utime + usage.ru_stime, **(fault or json.loads(told))}
+        return {"cpu": usage.ru_utime + usage.ru_stime, **(fault or _parsed(told))}
+
+
+def _parsed(told: bytes) -> dict[str, Any]:
+    """What the child told. Foreign code ran in it: if that cannot be read, the version is to blame."""
+    try:
+        document = json.loads(told)
+    except ValueError:
+        document = None
+    if isinstance(document, dict) and ("refused" in document or {"seconds", "memory"} <= document.keys()):
+        return document
+    return {"refused": f"its trial ended with words that cannot be read: {told[:100]!r}"}
 
 
 def _listen(reader: int, child: int, limit_s: float) -> tuple[bytes, dict[str, str]]:
@@ -147,7 +159,7 @@ def _try(request: dict[str, Any]) -> dict[str, Any]:
         text = str(error)
         if _is_of_memory(text):
             text = f"{text}; {_too_much_memory(request)}"
-        return {"refused": text}
+        return {"refused": text[:_LONGEST_REASON]}
     return {"seconds": seconds, "memory": max(0, _mapped("VmHWM") - before)}
 
 

@@ -51,7 +51,10 @@ class Promotion(Record):
 
 
 class PromotionLog:
-    """The log of one model. Thread-safe. Entries never change, so what was read once is kept."""
+    """The log of one model. Thread-safe. Entries never change, so what was read once is kept.
+
+    Questions read what is new first; with ``fresh=False`` they are answered from what was read before, and do not raise.
+    """
 
     def __init__(self, objects: ObjectStore, prefix: str) -> None:
         self._objects = objects
@@ -71,24 +74,25 @@ class PromotionLog:
                     self._entries.append(Promotion.model_validate_json(document))
             return self._entries[-1] if self._entries else None
 
-    def entries(self) -> list[Promotion]:
+    def entries(self, *, fresh: bool = True) -> list[Promotion]:
         """All entries, oldest first."""
-        self.refresh()
+        if fresh:
+            self.refresh()
         with self._lock:
             return list(self._entries)
 
-    def live_since(self) -> Promotion | None:
+    def live_since(self, *, fresh: bool = True) -> Promotion | None:
         """The entry that made the present champion live."""
-        entries = self.entries()
+        entries = self.entries(fresh=fresh)
         for entry in reversed(entries):
             if entry.kind in (PromotionKind.PROMOTE, PromotionKind.ROLLBACK):
                 return entry
         return None
 
-    def bad_versions(self) -> set[str]:
+    def bad_versions(self, *, fresh: bool = True) -> set[str]:
         """Versions that a rollback left behind and no operator has promoted again since."""
         bad: set[str] = set()
-        for entry in self.entries():
+        for entry in self.entries(fresh=fresh):
             bad |= set(entry.bad)
             bad.discard(entry.version)
         return bad
@@ -212,10 +216,10 @@ class PromotionLog:
             raise Conflict("no version is live yet, so there is nothing to hold or to roll back")
         return newest
 
-    def rollback_target(self) -> str | None:
+    def rollback_target(self, *, fresh: bool = True) -> str | None:
         """The version that a rollback would return to now; None where there is none."""
-        entries = self.entries()
-        refused = self.bad_versions() | {entry.version for entry in entries[-1:]}
+        entries = self.entries(fresh=fresh)
+        refused = self.bad_versions(fresh=False) | {entry.version for entry in entries[-1:]}
         return next((entry.version for entry in reversed(entries) if entry.version not in refused), None)
 
     def _append(self, entry: Promotion) -> bool:

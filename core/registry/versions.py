@@ -10,6 +10,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from secrets import token_hex
@@ -26,6 +27,8 @@ from core.registry.runs import RunState, TrainingRun
 
 _MANIFEST_BYTES: Final = 8 * 1024 * 1024
 """More than any manifest has: one that is larger is not even read."""
+_MANIFESTS_KEPT: Final = 64
+"""In memory, at most; a service that runs for a year sees thousands."""
 
 
 class Verdict(Record):
@@ -58,8 +61,9 @@ class Registry:
         self._objects = ObjectStore(url)
         self._prefix = model
         self.promotions = PromotionLog(self._objects, model)
-        # What never changes is read once.
-        self._manifests: dict[str, Manifest] = {}
+        # What never changes is read once, as long as there is room.
+        self._manifests: dict[str, Manifest] = {}  # the one asked for last is last
+        self._manifests_lock = threading.Lock()
         self._ended_runs: dict[str, TrainingRun] = {}
 
     def publish(self, bundle: ModelBundle) -> None:
@@ -82,8 +86,11 @@ class Registry:
 
     def manifest(self, version: str) -> Manifest:
         """Read a version's manifest. Raises UnknownVersion, or CorruptBundle."""
-        if version in self._manifests:
-            return self._manifests[version]
+        with self._manifests_lock:
+            known = self._manifests.pop(version, None)
+            if known is not None:
+                self._manifests[version] = known
+                return known
         path = self._version_path(version, MANIFEST)
         document = self._objects.get(path, limit=_MANIFEST_BYTES) if is_version_name(version) else None
         if document is None:
@@ -91,7 +98,10 @@ class Registry:
         manifest = parse_manifest(document, where=version)
         if manifest.version != version:
             raise CorruptBundle(f"{version}: the manifest is that of {manifest.version}")
-        self._manifests[version] = manifest
+        with self._manifests_lock:
+            self._manifests[version] = manifest
+            while len(self._manifests) > _MANIFESTS_KEPT:
+                del self._manifests[next(iter(self._manifests))]
         return manifest
 
     def fetch(self, version: str, cache: Path, *, names: Iterable[str] | None = None) -> ModelBundle:

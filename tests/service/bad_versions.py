@@ -205,6 +205,12 @@ def with_one_more_input(model: onnx.ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_value_info("token_type_ids", TensorProto.INT64, ["n", "l"]))
 
 
+def with_inputs_without_end(model: onnx.ModelProto) -> None:
+    for number in range(300):
+        name = f"{number}" + "ü" * 1000
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "l"]))
+
+
 def without_embedding(model: onnx.ModelProto) -> None:
     del model.graph.output[1]
 
@@ -350,6 +356,7 @@ KINDS: dict[str, tuple[Spoil, str]] = {
     "not a number for one word": (after_export(nan_for_one_word), "not finite are its answer to"),
     "other input names": (made(edit=with_other_names), "the graph takes"),
     "one more input": (made(edit=with_one_more_input), "the graph takes"),
+    "inputs without end": (made(edit=with_inputs_without_end), "and 294 more"),
     "no embedding": (made(edit=without_embedding), "the graph gives"),
     "one length only": (made(edit=of_fixed_length), "does not answer"),
     "another task": (made(task="image_classification"), "image_classification"),

@@ -84,7 +84,7 @@ def test_bad_versions_leave_nothing_behind(steady: Served) -> None:
         now = (len(process.open_files()), len(process.children(recursive=True)), process.num_threads())
         if turn == 0:
             first = now
-    assert now <= first
+    assert all(after <= before for after, before in zip(now, first, strict=True)), f"{first} became {now}"
     assert [child.status() for child in process.children()].count(psutil.STATUS_ZOMBIE) == 0
     assert sizes[-1] - sizes[2] < 3.0, f"MiB after each round: {sizes}"
 

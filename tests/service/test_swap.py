@@ -1,20 +1,27 @@
 """The live version follows the registry: no request notices, and no bad version ever answers."""
 
+import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+import bentoml
 import httpx
+import psutil
 import pytest
+from prometheus_client import REGISTRY
 
-from core.registry import Registry
-from tests.service.bad_versions import with_nan
+from core.registry import ObjectStore, Registry
+from core.status import read_status
+from service.program import Program
+from tests.service.bad_versions import loop_of, with_nan
 from tests.service.serving import (
     LABELS,
     Served,
     champion,
     promote,
+    publish,
     registry_of,
     serving,
     settings_for,
@@ -83,6 +90,142 @@ def test_a_rollback_is_visible_at_once_because_the_version_before_is_resident(ho
         wait_until(lambda: served.predict()["label"] == "beta")
         assert time.monotonic() - started < 2
         assert served.program.swapper.servable is before
+
+
+def test_neither_a_rollback_nor_a_pause_waits_for_a_version_that_is_tried(home: Path) -> None:
+    for version, favour in (("v-0001", "alpha"), ("v-0002", "beta"), ("v-0003", "gamma")):
+        champion(home, version, favour=favour)
+    publish(home, "v-0004", edit=loop_of(2**62))
+    with serving(settings_for(home, trial_timeout_s=300)) as served:
+        wait_until((home / "cache" / "service" / "v-0002").is_dir)
+        answered: list[int] = []
+        promote = threading.Thread(target=lambda: answered.append(order(served, "versions/v-0004/promote")))
+        promote.start()
+        wait_until((home / "cache" / "service" / "v-0004" / "manifest.json").is_file)
+        started = time.monotonic()
+        assert order(served, "rollback") == 200
+        wait_until(lambda: served.predict()["label"] == "beta")
+        assert order(served, "pause") == 200
+        # What follows from it does not hold the watch up either.
+        wait_until(lambda: served.program.swapper.newest.number == 5)  # type: ignore[union-attr]
+        assert time.monotonic() - started < 2
+        assert answered == [], "the trial goes on"
+        assert (home / "cache" / "service" / "v-0004").is_dir(), "and has its files"
+        end_trial_process()
+        promote.join()
+        assert answered == [503]
+        wait_until(lambda: not (home / "cache" / "service" / "v-0004").exists())
+        wait_until((home / "cache" / "service" / "v-0001").is_dir, what="the next rollback's version")
+
+
+def end_trial_process() -> None:
+    (process,) = [
+        child for child in psutil.Process().children() if "service.trial_process" in " ".join(child.cmdline())
+    ]
+    process.kill()
+
+
+def order(served: Served, path: str) -> int:
+    with httpx.Client(base_url=f"http://127.0.0.1:{served.port}", timeout=30, verify=False) as client:
+        return client.post(f"/v1/{path}", json={"reason": "a test"}).status_code
+
+
+def test_a_version_that_is_rolled_back_while_it_is_loaded_never_answers(home: Path) -> None:
+    champion(home, "v-0001", favour="alpha")
+    champion(home, "v-0002", favour="beta")
+    with serving(settings_for(home, swap_latency_ratio=1_000_000)) as served, Load(served, 2) as load:
+        publish(home, "v-0003", favour="gamma", edit=loop_of(100_000))  # its trial takes a while
+        promote(home, "v-0003")
+        wait_until((home / "cache" / "service" / "v-0003" / "manifest.json").is_file)
+        registry_of(home).promotions.rollback(reason="a test", actor="test", hold_until=None)
+        wait_until(lambda: served.program.swapper.newest.number == 4)  # type: ignore[union-attr]
+        before = load.answers["v-0002", "beta"]
+        wait_until(lambda: load.answers["v-0002", "beta"] > before + 20)
+        assert registry_of(home).summary("v-0003").refusals == [], "it was loaded"
+    assert set(load.answers) == {("v-0002", "beta")}
+    assert load.failures == []
+
+
+def test_a_promotion_does_not_bring_back_what_was_rolled_back_while_it_was_tried(home: Path) -> None:
+    champion(home, "v-0001", favour="alpha")
+    publish(home, "v-0002", edit=loop_of(100_000))
+    with serving(settings_for(home, swap_latency_ratio=1_000_000)) as served:
+        answered: list[int] = []
+        trying = threading.Thread(target=lambda: answered.append(order(served, "versions/v-0002/promote")))
+        trying.start()
+        wait_until((home / "cache" / "service" / "v-0002" / "manifest.json").is_file)
+        promote(home, "v-0002")
+        registry_of(home).promotions.rollback(reason="a test", actor="test", hold_until=None)
+        trying.join()
+        assert answered == [409]
+        assert served.live() == "v-0001"
+
+
+def test_workers_do_not_delete_what_another_is_about_to_load(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    champion(home, "v-0001")
+    programs = []
+    for number in (1, 2):
+        monkeypatch.setattr(bentoml.server_context, "worker_index", number)  # as BentoML does in a worker
+        programs.append(Program(settings_for(home, workers=2)))
+    one, two = programs
+    try:
+        publish(home, "v-0002")
+        being_tried = two.registry.fetch("v-0002", two.loader.cache)
+        one.swapper.step()
+        champion(home, "v-0003")
+        one.swapper.step()
+        assert one.swapper.live is not None
+        assert one.swapper.live.version == "v-0003"
+        assert being_tried.path("model.onnx").is_file()
+    finally:
+        for program in programs:
+            program.stop()
+
+
+def test_a_look_at_which_nothing_is_new_asks_the_store_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    champion(home, "v-0001")
+    champion(home, "v-0002")
+    program = Program(settings_for(home))
+    try:
+        program.swapper.step()
+        program.swapper.step()
+        asked: list[str] = []
+        get = ObjectStore.get
+        monkeypatch.setattr(
+            ObjectStore, "get", lambda self, path, **how: (asked.append(path), get(self, path, **how))[1]
+        )
+        program.swapper.step()
+        assert asked == ["default/promotions/00000003.json"]
+    finally:
+        program.stop()
+
+
+def test_a_trial_that_cannot_be_held_is_said_and_tried_again_ever_more_rarely(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def failed() -> float:
+        return REGISTRY.get_sample_value("ratchet_trials_unavailable_total") or 0.0
+
+    champion(home, "v-0001", favour="alpha")
+    with serving(settings_for(home)) as served:
+        before = failed()
+        end_trial_process()
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", str(home / "nothing"))
+            champion(home, "v-0002", favour="beta")
+            wait_until(lambda: failed() > before)
+            time.sleep(1.5)  # 30 looks
+            assert 2 <= failed() - before <= 8
+            assert served.predict()["label"] == "alpha"
+            status = wait_until(lambda: (now := read_status(home, "service")) and now.state == "degraded" and now)
+            assert "cannot be started" in status.detail
+            assert served.program.swapper.reachable
+            # Something new is looked at without delay.
+            registry_of(home).promotions.rollback(reason="a test", actor="test", hold_until=None)
+            wait_until(lambda: served.program.swapper.untried == "")
+        promote(home, "v-0002")
+        wait_until(lambda: served.live() == "v-0002")
+    assert capfd.readouterr().err.count("no version can be tried now") <= 1
 
 
 def test_a_version_that_changes_only_its_head_goes_live_on_the_very_same_session(home: Path) -> None:

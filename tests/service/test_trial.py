@@ -17,9 +17,9 @@ from core.errors import TrialUnavailable, UnservableBundle
 from core.runtime import Servable
 from service.threads import at_low_priority
 from service.trial import Trial
-from service.trial_process import NICENESS
+from service.trial_process import NICENESS, _parsed
 from tests.service.bad_versions import loop_of, republish, zeros_of
-from tests.service.serving import LABELS, champion, promote, publish, serving, settings_for
+from tests.service.serving import LABELS, champion, promote, publish, registry_of, serving, settings_for
 from tests.support import wait_until
 from tests.support_bundles import GraphEdit, make_bundle
 
@@ -68,13 +68,30 @@ def test_a_version_may_not_take_more_than_is_there(trial: Trial, tmp_path: Path)
 def test_its_process_has_little_claim_no_socket_and_no_secret(
     trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
+    secrets = ("AWS_SECRET_ACCESS_KEY", "RATCHET_API_KEYS", "PGPASSWORD", "MY_TOKEN", "PATH_TO_KEY", "SLACK_HOME")
+    for name in secrets:
+        monkeypatch.setenv(name, "a secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     trial.run(bundle_of(tmp_path))
     process = trial_process()
     assert process.nice() == min(19, psutil.Process().nice() + NICENESS)
     assert process.num_threads() == 1
     assert process.net_connections() == []
-    assert "AWS_SECRET_ACCESS_KEY" not in process.environ()
+    assert not process.environ().keys() & set(secrets)
+    assert {"PATH", "CUDA_VISIBLE_DEVICES"} <= process.environ().keys()
+
+
+def test_what_its_process_complains_of_is_heard(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "rubbish")
+    trial.run(bundle_of(tmp_path))
+    assert "rubbish" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("told", [b'{"refused": "cut o', b"\xff", b"7", b"{}"])
+def test_words_that_cannot_be_read_are_a_refusal(told: bytes) -> None:
+    assert "cannot be read" in _parsed(told)["refused"]
 
 
 def test_a_trial_that_cannot_be_held_is_nobodys_fault_and_held_again(trial: Trial, tmp_path: Path) -> None:
@@ -120,7 +137,7 @@ def test_the_end_of_the_service_ends_a_trial_under_way(tmp_path: Path) -> None:
 
 def test_a_tokenizer_is_read_once_for_versions_that_share_it(tmp_path: Path) -> None:
     one, two = (Servable.load(bundle_of(tmp_path / name), device="cpu") for name in ("one", "two"))
-    assert one._tokenizer is two._tokenizer
+    assert one.engine._tokenizer is two.engine._tokenizer
     shorter = make_bundle(tmp_path / "shorter", LABELS, version="v-0002", max_tokens=8)
     texts = [{"text": "word1 " * 20}]
     assert len(Servable.load(shorter, device="cpu").tokenize(texts)[0].ids) == 8
@@ -156,8 +173,13 @@ def test_a_slow_version_is_refused_forwards_and_not_backwards(home: Path) -> Non
         assert served.live() == "v-0002"
         assert served.client.post("/v1/rollback", json={"reason": "x"}).status_code == 200
         wait_until(lambda: not served.client.get("/v1/model").json()["degraded"])
-    with serving(settings_for(home, swap_latency_ratio=2.0)) as served:
-        assert served.live() in ("v-0001", "v-0002")
+    champion(home, "v-0004", favour="gamma")
+    with serving(settings_for(home, swap_latency_ratio=2.0, registry_poll_s=0.5)) as served:  # knows nothing of v-0001
+        assert served.live() == "v-0004"
+        for _ in range(2):  # in one look, so that v-0001 is not loaded before it is asked for
+            registry_of(home).promotions.rollback(reason="a test", actor="test", hold_until=None)
+        wait_until(lambda: served.live() == "v-0001")
+        assert served.predict()["model_version"] == "v-0001"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux alone")
