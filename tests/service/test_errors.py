@@ -132,6 +132,9 @@ def test_an_idempotency_key_must_be_one(served: Served, key: str) -> None:
         ("GET", "/v1/versions?limit=0", 422, "invalid_input"),
         ("GET", "/v1/review?limit=x", 422, "invalid_input"),
         ("GET", "/v1/review?limit=-1", 422, "invalid_input"),
+        ("GET", "/v1/review?limit=00000000199999999999999999999", 422, "invalid_input"),
+        ("GET", "/v1/versions?limit=00000000199999999999999999999", 422, "invalid_input"),
+        ("GET", "/v1/versions?limit=" + "9" * 5_000, 422, "invalid_input"),
     ],
 )
 def test_wrong_places(served: Served, method: str, path: str, status: int, code: str) -> None:
