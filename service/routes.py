@@ -25,7 +25,7 @@ from service.problems import HttpError, JsonResponse
 from service.program import Program
 from service.schemas import is_id, parse_feedback, parse_predict, show_live, stable_id
 from service.stream import STREAM_ENDPOINT
-from service.web import Endpoint, departed, read_document
+from service.web import Endpoint, departed, header, read_document
 
 if TYPE_CHECKING:
     from core.examples import ExampleStore
@@ -46,8 +46,8 @@ async def give_feedback(program: Program, request: Request, caller: Caller) -> R
     """``POST /v1/feedback``: 202 once it is on disk."""
     settings = program.settings
     said = parse_feedback(await read_document(request), program.task, settings)
-    header = request.headers.get("idempotency-key")
-    feedback_id = stable_id(header, api_key_id=caller.id, model=settings.model) or new_id()
+    key = header(request.scope, b"idempotency-key")
+    feedback_id = stable_id(key, api_key_id=caller.id, model=settings.model) or new_id()
     event = Feedback(
         model=settings.model,
         feedback_id=feedback_id,

@@ -227,6 +227,49 @@ def test_our_own_page_may_post(served: Served) -> None:
     assert served.client.post("/v1/predict", json={"text": "x"}, headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("Host", "evil.example", "localhost"),
+        ("Host", "localhost", "localhost"),
+        ("origin", "https://evil.example", "http://localhost"),
+        ("Authorization", "Bearer a", "Bearer b"),
+        ("Content-Type", "text/plain", "application/json"),
+        ("Content-Length", "2", "2"),
+        ("Idempotency-Key", "a", "b"),
+        ("Inference-Header-Content-Length", "1", "2"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/feedback", "/v2/models/default/infer", "/livez", "/nope"])
+def test_two_of_a_header_that_can_mean_only_one_thing_are_400(
+    served: Served, path: str, name: str, one: str, other: str
+) -> None:
+    """A proxy before us may have looked at the one, and we at the other."""
+    kept = "" if name == "Host" else "Host: localhost\r\n"
+    twice = f"{name}: {one}\r\nAccept: */*\r\n{name.lower()}: {other}\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as raw:
+        raw.sendall(f"POST {path} HTTP/1.1\r\n{kept}{twice}Connection: close\r\n\r\n{{}}".encode())
+        head, _, body = received(raw).partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == b"400", head
+    if name != "Content-Length":  # there HTTP's parser stops it already
+        error = json.loads(body)["error"]
+        assert name.lower() in (error if path.startswith("/v2") else error["message"])
+        assert path.startswith("/v2") or error["code"] == "bad_request"
+
+
+def test_other_headers_may_come_more_than_once(served: Served) -> None:
+    headers = [("Accept", "a/b"), ("Accept", "*/*"), ("Via", "1.1 a"), ("Via", "1.1 b")]
+    assert served.client.post("/v1/predict", json={"text": "x"}, headers=headers).status_code == 200
+
+
+def received(raw: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    found = b""
+    while part := raw.recv(65_536):
+        found += part
+    return found
+
+
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
