@@ -23,9 +23,11 @@ class _Service(bentoml.Service[Any]):  # type: ignore[misc] # bentoml loads the 
         """The application; BentoML's keeps the lifespan, in which ours is nested."""
         # BentoML calls this in the worker. Its supervisor and `bentoml build` import this module, too, and would wait
         # seconds for ONNX Runtime and the database drivers that they never use.
+        from service.connection import install  # noqa: PLC0415
         from service.routes import ENDPOINTS  # noqa: PLC0415
         from service.web import Application, start_program  # noqa: PLC0415
 
+        install(_SETTINGS.request_timeout_s)  # uvicorn is configured after this
         web = Application(ENDPOINTS, lambda: start_program(end_with_parent=_is_worker()))
         self.mount_asgi_app(web, path="/")
         inner: ASGIApp = super().to_asgi(is_main=is_main)

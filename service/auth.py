@@ -88,8 +88,16 @@ class Hosts:
         """Refuse a browser's request on behalf of another site. Raises HttpError 403."""
         if header is None or self._any:
             return
-        if _without_port(urlsplit(header).netloc if "//" in header else "") not in self._allowed:
+        if _without_port(_site(header)) not in self._allowed:
             raise HttpError(403, "foreign_origin", f"requests from a page of {header!r} are not answered")
+
+
+def _site(origin: str) -> str:
+    """Host and port of an origin; nothing where it is not one."""
+    try:
+        return urlsplit(origin).netloc if "//" in origin else ""
+    except ValueError:  # brackets without an address in them
+        return ""
 
 
 def _digest(secret: str) -> bytes:

@@ -283,7 +283,7 @@ def _responses(endpoint: Endpoint, operation: Operation) -> dict[str, Any]:
 
 def error_statuses(endpoint: Endpoint, operation: Operation) -> set[int]:
     """The statuses of errors that the endpoint may answer."""
-    found = {500, *operation.errors}
+    found = {400, 408, 431, 500, *operation.errors}  # what a head can have wrong, and what can go wrong with us
     if endpoint.path not in ANY_HOST:
         found.add(421)
     if endpoint.role is not None:

@@ -32,6 +32,7 @@ CODES: Final[Mapping[int, tuple[str, ...]]] = {
     421: ("foreign_host",),
     422: ("invalid_input", "invalid_target", "unservable_version"),
     429: ("overloaded",),
+    431: ("headers_too_large",),
     500: ("internal",),
     503: (*("not_ready", "not_durable", "timeout", "store_unavailable", "registry_unavailable", "unavailable"),),
 }

@@ -32,7 +32,7 @@ from service.predictions import make_predictions
 from service.problems import HttpError, JsonResponse
 from service.program import Program
 from service.swap import Live
-from service.web import Endpoint, departed, parse_document, read_body, refuse_compressed
+from service.web import Endpoint, content_type, departed, header, parse_document, read_body, refuse_compressed
 
 #: clients of this protocol often send no type at all, and the binary extension is not JSON as a whole
 _TYPES: Final = ("", "application/json", "application/octet-stream")
@@ -145,11 +145,10 @@ def _check_version(program: Program, asked: str | None, answering: str) -> None:
 
 
 async def _read(program: Program, request: Request) -> InferRequest:
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type not in _TYPES:
+    if content_type(request) not in _TYPES:
         raise HttpError(415, "unsupported_media_type", "send JSON, or JSON and binary data as application/octet-stream")
     refuse_compressed(request)
-    document, binary = split_body(await read_body(request), request.headers.get(HEADER_LENGTH))
+    document, binary = split_body(await read_body(request), header(request.scope, HEADER_LENGTH))
     return decode_request(parse_document(document), binary, most=program.settings.max_inputs)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.problems import HttpError
 
-HEADER_LENGTH: Final = "inference-header-content-length"
+HEADER_LENGTH: Final = b"inference-header-content-length"
 """How many bytes of the body are JSON; the binary data follows them."""
 _LENGTH: Final = struct.Struct("<I")
 _MOST_DIGITS: Final = 18

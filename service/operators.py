@@ -16,7 +16,7 @@ from service.auth import Caller
 from service.problems import JsonResponse
 from service.program import Program
 from service.schemas import parse_hold, parse_limit, parse_reason, parse_version, show_review, show_version, stable_id
-from service.web import Endpoint, read_document
+from service.web import Endpoint, header, read_document
 
 
 async def versions(program: Program, request: Request, caller: Caller) -> Response:
@@ -132,8 +132,8 @@ async def resume(program: Program, request: Request, caller: Caller) -> Response
 async def train(program: Program, request: Request, caller: Caller) -> Response:
     """``POST /v1/train``: a command to the trainer, through the log."""
     reason = parse_reason(await read_document(request, required=False), required=False)
-    header = request.headers.get("idempotency-key")
-    command_id = stable_id(header, api_key_id=caller.id, model=program.settings.model) or new_id()
+    key = header(request.scope, b"idempotency-key")
+    command_id = stable_id(key, api_key_id=caller.id, model=program.settings.model) or new_id()
     command = Command(model=program.settings.model, command_id=command_id, actor=caller.id, reason=reason)
     await program.outbox.put(INTERACTIONS, command_id, encode(command))
     return JsonResponse({"command_id": command_id}, status_code=202)

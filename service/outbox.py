@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS refused (
     reason TEXT NOT NULL
 );
 """
+_NAME: Final = "ALTER TABLE waiting ADD COLUMN name TEXT"  # files from before there were names lack it
+_NewRow = tuple[str, str, bytes, str | None]
 _log = get_logger()
 
 
@@ -77,12 +79,13 @@ class OutboxFile:
             self.close()  # which also rolls back
             raise
 
-    def add(self, rows: Sequence[tuple[str, str, bytes]]) -> None:
-        """Store (topic, key, value) rows in order."""
+    def add(self, rows: Sequence[_NewRow]) -> None:
+        """Store (topic, key, value, name) rows in order."""
         at = time.time()
         with self.transaction() as connection:
             connection.executemany(
-                "INSERT INTO waiting (topic, key, value, at) VALUES (?, ?, ?, ?)", [(*row, at) for row in rows]
+                "INSERT INTO waiting (topic, key, value, name, at) VALUES (?, ?, ?, ?, ?)",
+                [(*row, at) for row in rows],
             )
 
     def oldest(self, limit: int) -> list[Row]:
@@ -90,6 +93,11 @@ class OutboxFile:
         connection = self._connection or self._open()
         rows = connection.execute("SELECT seq, topic, key, value FROM waiting ORDER BY seq LIMIT ?", (limit,))
         return [Row(seq=seq, topic=topic, key=key, value=value) for seq, topic, key, value in rows]
+
+    def holds(self, name: str) -> bool:
+        """True while a row of this name waits. Reads all that waits: an index would cost every acknowledgement a page."""
+        connection = self._connection or self._open()
+        return connection.execute("SELECT 1 FROM waiting WHERE name = ? LIMIT 1", (name,)).fetchone() is not None
 
     def forget(self, through: int) -> None:
         """Remove the rows up to a sequence number."""
@@ -137,9 +145,11 @@ class OutboxFile:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only a new file takes it
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(_SCHEMA)
+            _add_names(connection)
+            # After the schema, which must fit into a file that is full already: only then can it be drained.
             (page_size,) = connection.execute("PRAGMA page_size").fetchone()
             connection.execute(f"PRAGMA max_page_count = {max(16, self._max_bytes // page_size)}")
-            connection.executescript(_SCHEMA)
         except BaseException:
             connection.close()
             raise
@@ -147,9 +157,23 @@ class OutboxFile:
         return connection
 
 
+def _add_names(connection: sqlite3.Connection) -> None:
+    """Bring a file of an older version up to date."""
+    if _has_names(connection):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    if not _has_names(connection):  # another connection may have been faster
+        connection.execute(_NAME)
+    connection.execute("COMMIT")
+
+
+def _has_names(connection: sqlite3.Connection) -> bool:
+    return any(column[1] == "name" for column in connection.execute("PRAGMA table_info(waiting)").fetchall())
+
+
 @dataclass(slots=True)
 class _Waiting:
-    row: tuple[str, str, bytes]
+    row: _NewRow
     done: "Future[None]" = field(default_factory=Future)
 
 
@@ -159,6 +183,8 @@ class Outbox:
     def __init__(self, path: Path, *, max_bytes: int) -> None:
         self.path = path
         self._file = OutboxFile(path, max_bytes=max_bytes)
+        self._reader = OutboxFile(path, max_bytes=max_bytes)  # the other belongs to the thread that writes
+        self._reading = threading.Lock()
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
         self._failing = False
@@ -176,9 +202,12 @@ class Outbox:
         """True while records are written."""
         return self._loop.is_alive
 
-    async def put(self, topic: str, key: str, value: bytes) -> None:
-        """Make a record durable. Raises NotDurable, after which it may or may not come through: repeat it by its id."""
-        waiting = _Waiting((topic, key, value))
+    async def put(self, topic: str, key: str, value: bytes, *, name: str | None = None) -> None:
+        """Make a record durable, which ``holds`` finds by its name.
+
+        Raises NotDurable, after which it may or may not come through: repeat it by its id.
+        """
+        waiting = _Waiting((topic, key, value, name))
         with self._lock:
             if self._closed or len(self._waiting) >= _WAITING_LIMIT:
                 NOT_DURABLE.inc()
@@ -187,8 +216,23 @@ class Outbox:
         self._loop.wake()
         await asyncio.wrap_future(waiting.done)
 
+    def holds(self, name: str) -> bool:
+        """True while a record of this name waits for the log, whichever process put it; blocks, from any thread.
+
+        False also where the file cannot be read.
+        """
+        with self._reading:
+            try:
+                return self._reader.holds(name)
+            except (sqlite3.Error, OSError) as error:
+                self._reader.close()
+                _log.warning("the outbox cannot be read", path=str(self.path), error=str(error))
+                return False
+
     def stop(self, timeout_s: float) -> None:
         """Write what waits, then end."""
+        with self._reading:
+            self._reader.close()
         with self._lock:
             self._closed = True
         if self._loop.stop(timeout_s):

@@ -25,7 +25,7 @@ from service.problems import HttpError, JsonResponse
 from service.program import Program
 from service.schemas import is_id, parse_feedback, parse_predict, show_live, stable_id
 from service.stream import STREAM_ENDPOINT
-from service.web import Endpoint, departed, read_document
+from service.web import Endpoint, departed, header, read_document
 
 if TYPE_CHECKING:
     from core.examples import ExampleStore
@@ -46,8 +46,8 @@ async def give_feedback(program: Program, request: Request, caller: Caller) -> R
     """``POST /v1/feedback``: 202 once it is on disk."""
     settings = program.settings
     said = parse_feedback(await read_document(request), program.task, settings)
-    header = request.headers.get("idempotency-key")
-    feedback_id = stable_id(header, api_key_id=caller.id, model=settings.model) or new_id()
+    key = header(request.scope, b"idempotency-key")
+    feedback_id = stable_id(key, api_key_id=caller.id, model=settings.model) or new_id()
     event = Feedback(
         model=settings.model,
         feedback_id=feedback_id,
@@ -63,7 +63,7 @@ async def give_feedback(program: Program, request: Request, caller: Caller) -> R
     # by prediction id, so that it meets its prediction in one partition
     record = NewRecord(key=said.prediction_id or feedback_id, value=encode(event))
     check_sizes([record])  # the log would refuse it only after it was acknowledged
-    await program.outbox.put(INTERACTIONS, record.key, record.value)
+    await program.outbox.put(INTERACTIONS, record.key, record.value, name=feedback_id)
     program.acknowledged.add(feedback_id)
     FEEDBACK_RECEIVED.labels(kind=said.kind.value).inc()
     return JsonResponse({"feedback_id": feedback_id}, status_code=202)
@@ -74,24 +74,27 @@ async def feedback_outcome(program: Program, request: Request, caller: Caller) -
     feedback_id = request.path_params["feedback_id"]
     if not is_id(feedback_id):
         raise HttpError(404, "unknown_feedback", "this is no feedback id")
-    outcome, waits = await program.ask_store(lambda store: _outcome(store, feedback_id))
-    if outcome is not None:
-        return JsonResponse(outcome)
-    if waits:
-        return JsonResponse(_pending(feedback_id, "its prediction has not come yet"))
-    if feedback_id in program.acknowledged:
-        return JsonResponse(_pending(feedback_id, "it was accepted and is on its way"))
-    raise HttpError(404, "unknown_feedback", f"there is no feedback {feedback_id}")
+    found = await program.ask_store(lambda store: _outcome(program, store, feedback_id))
+    if found is None:
+        message = f"feedback {feedback_id} is unknown, or still on its way from the log to its outcome"
+        raise HttpError(404, "unknown_feedback", message)
+    return JsonResponse(found)
 
 
-def _outcome(store: "ExampleStore", feedback_id: str) -> tuple[dict[str, object] | None, bool]:
+def _outcome(program: Program, store: "ExampleStore", feedback_id: str) -> dict[str, object] | None:
+    """What became of it; None where nothing is known of it here."""
     outcome = store.outcome(feedback_id)
     if outcome is not None:
-        return outcome.model_dump(mode="json", exclude={"model"}), False
-    return None, store.is_pending(feedback_id)
+        return outcome.model_dump(mode="json", exclude={"model"})
+    if store.is_pending(feedback_id):
+        return _pending(feedback_id, "its prediction has not come yet")
+    # The memory is this process's alone; the outbox outlives it, and is shared with the other workers.
+    if feedback_id in program.acknowledged or program.outbox.holds(feedback_id):
+        return _pending(feedback_id, "it was accepted and is on its way")
+    return None
 
 
-def _pending(feedback_id: str, reason: str) -> dict[str, str]:
+def _pending(feedback_id: str, reason: str) -> dict[str, object]:
     return {"feedback_id": feedback_id, "status": "pending", "reason": reason}
 
 

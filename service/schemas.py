@@ -18,6 +18,7 @@ from service.swap import Live
 _ID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
 _NAMESPACE: Final = uuid.UUID("3f0e5f0c-3a55-5d0b-9c57-2f7f5a1d8e64")
+_MOST_DIGITS: Final = 9
 _MAX_REASON: Final = 1_000
 _MAX_ANNOTATOR: Final = 200
 _MAX_HOLD_S: Final = 366 * 86_400.0
@@ -169,7 +170,7 @@ def parse_limit(raw: str | None, *, default: int, most: int) -> int:
     """A ``limit`` in the query. Raises InvalidInput."""
     if raw is None:
         return default
-    if not raw.isascii() or not raw.isdigit() or not 1 <= int(raw[:9]) <= most:
+    if len(raw) > _MOST_DIGITS or not raw.isascii() or not raw.isdigit() or not 1 <= int(raw) <= most:
         raise InvalidInput(f"'limit' must be a number from 1 to {most}, got {raw[:50]!r}")
     return int(raw)
 

@@ -25,7 +25,7 @@ from service.metrics import STREAM_LINES
 from service.predictions import make_predictions, show_prediction
 from service.problems import HttpError
 from service.program import Program
-from service.web import Endpoint, explain, parse_document, refuse_compressed
+from service.web import Endpoint, content_type, explain, parse_document, refuse_compressed
 
 _TYPES: Final = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines", "application/jsonlines")
 _GROUP: Final = 16  # lines that go to the model's queue together: a call a line costs more than it gives
@@ -47,8 +47,7 @@ class _Line:
 
 async def predict_stream(program: Program, request: Request, caller: Caller) -> Response:
     """``POST /v1/predict/stream``."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type not in _TYPES:
+    if content_type(request) not in _TYPES:
         raise HttpError(415, "unsupported_media_type", f"send JSON Lines, with `Content-Type: {_TYPES[0]}`")
     refuse_compressed(request)
     if program.swapper.live is None:

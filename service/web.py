@@ -30,6 +30,16 @@ ANY_HOST: Final = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live",
 _CODES: Final = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 _ROUTE: Final = "ratchet.route"
 _BY_NAME: Final = "ratchet.headers"
+#: of these the first may mean one thing to a proxy and the last another to us
+_ONCE: Final = (
+    b"host",
+    b"origin",
+    b"authorization",
+    b"content-type",
+    b"content-length",
+    b"idempotency-key",
+    b"inference-header-content-length",
+)
 _LATE: Final = "the body is late"
 _HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _log = get_logger()
@@ -54,7 +64,7 @@ class Endpoint:
         if self.role is None:
             return await self.handler(program, request, _NOBODY)
         client = request.scope["client"]
-        caller = program.keys.identify(_header(request.scope, b"authorization"), client[0] if client else None)
+        caller = program.keys.identify(header(request.scope, b"authorization"), client[0] if client else None)
         caller.require(self.role)
         return await self.handler(program, request, caller)
 
@@ -142,20 +152,37 @@ def start_program(*, end_with_parent: bool) -> Program:
 
 
 def _check_origin(scope: Scope, program: Program) -> None:
-    """Refuse what a browser sends on behalf of a foreign page. Raises HttpError."""
+    """Refuse what a browser sends on behalf of a foreign page, and what can be read in two ways. Raises HttpError."""
+    host = header(scope, b"host")
     if scope["path"] not in ANY_HOST:
-        program.hosts.check_host(_header(scope, b"host"))
+        program.hosts.check_host(host)
     if scope["method"] not in ("GET", "HEAD"):
-        program.hosts.check_origin(_header(scope, b"origin"))
+        program.hosts.check_origin(header(scope, b"origin"))
 
 
-def _header(scope: Scope, name: bytes) -> str | None:
-    """A request's header; of several of one name the last."""
+def header(scope: Scope, name: bytes) -> str | None:
+    """A request's header by its name in lower case. Raises HttpError 400 at the first call, see ``_by_name``."""
     headers: dict[bytes, bytes] | None = scope.get(_BY_NAME)
     if headers is None:
-        headers = scope[_BY_NAME] = dict(scope["headers"])
+        headers = scope[_BY_NAME] = _by_name(scope["headers"])
     value = headers.get(name)
     return None if value is None else value.decode("latin-1")
+
+
+def _by_name(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers; of several of one name the last. Raises HttpError 400 for two where only one can be meant."""
+    found = dict(headers)
+    if len(found) != len(headers):
+        names = [name for name, _ in headers]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                raise HttpError(400, "bad_request", f"the header {name.decode()} was sent more than once; send one")
+    return found
+
+
+def content_type(request: Request) -> str:
+    """What the body is said to be, in lower case and without parameters; "" where nothing is said."""
+    return (header(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
 
 
 def departed(request: Request) -> Callable[[], bool] | None:
@@ -192,7 +219,7 @@ async def read_document(request: Request, *, required: bool = True) -> dict[str,
     Raises:
         HttpError: 400 not a JSON object, 408 too slow, 413 too large, 415 not JSON.
     """
-    is_expected = required or _header(request.scope, b"content-length") not in (None, "", "0")
+    is_expected = required or header(request.scope, b"content-length") not in (None, "", "0")
     if is_expected:
         _check_type(request)
     body = await read_body(request)
@@ -210,7 +237,7 @@ async def read_body(request: Request) -> bytes:
         HttpError: 408 too slow, 413 too large.
     """
     settings = request.scope["app"].state.program.settings
-    length = _header(request.scope, b"content-length") or ""
+    length = header(request.scope, b"content-length") or ""
     if length.isdigit() and int(length) > settings.max_request_bytes:
         raise _too_large(settings.max_request_bytes)
     return await _read(request, settings)
@@ -254,15 +281,14 @@ def parse_document(body: bytes) -> dict[str, Any]:
 
 
 def _check_type(request: Request) -> None:
-    content_type = (_header(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
+    if content_type(request) != "application/json":
         raise HttpError(415, "unsupported_media_type", "send JSON, with `Content-Type: application/json`")
     refuse_compressed(request)
 
 
 def refuse_compressed(request: Request) -> None:
     """Refuse a body that would have to be unpacked first: its size says nothing then. Raises HttpError 415."""
-    if (_header(request.scope, b"content-encoding") or "identity").lower() != "identity":
+    if (header(request.scope, b"content-encoding") or "identity").lower() != "identity":
         raise HttpError(415, "unsupported_media_type", "send the body as it is, without Content-Encoding")
 
 

@@ -14,6 +14,7 @@ from core.eventlog import open_log
 from core.events import INTERACTIONS, Command, DeadLetter, Example, Feedback, Prediction, decode
 from core.registry import Promotion, Registry
 from core.settings import Settings
+from service.connection import connections
 from service.program import Program
 from service.routes import ENDPOINTS
 from service.web import Application
@@ -82,7 +83,8 @@ def serving(settings: Settings, *, ready: bool = True) -> Iterator[Served]:
         program.start()
         return program
 
-    config = uvicorn.Config(Application(ENDPOINTS, start), port=0, log_config=None, lifespan="on")
+    protocol = connections(settings.request_timeout_s)
+    config = uvicorn.Config(Application(ENDPOINTS, start), port=0, http=protocol, log_config=None, lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

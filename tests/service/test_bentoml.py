@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from core.status import read_status
+from service.connection import MAX_HEAD_BYTES
 from tests.service.serving import champion, interactions, settings_for
 from tests.support import wait_until
 
@@ -81,6 +82,9 @@ def test_the_server_answers_and_ends_when_its_supervisor_is_gone(home: Path) -> 
             assert client.get(closed).status_code == 404
         pickled = {"Content-Type": "application/vnd.bentoml+pickle"}
         assert client.post("/v1/predict", content=b"x", headers=pickled).status_code == 415
+        with socket.create_connection(("127.0.0.1", int(env["RATCHET_PORT"])), timeout=10) as raw:
+            raw.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * MAX_HEAD_BYTES)
+            assert raw.recv(4096).startswith(b"HTTP/1.1 431")
         check_metrics(client.get("/metrics"))
         champion(home, "v-0002", favour="beta")
         wait_until(lambda: client.post("/v1/predict", json={"text": "x"}).json()["model_version"] == "v-0002")

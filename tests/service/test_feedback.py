@@ -96,6 +96,23 @@ def test_what_became_of_it_is_told(home: Path) -> None:
         store.close()
 
 
+def test_feedback_that_waits_in_the_outbox_is_pending_after_a_restart(home: Path) -> None:
+    champion(home, "v-0001")
+    (home / "logs").write_text("a file where the log's folder should be")
+    settings = settings_for(home, log_url=f"sqlite:///{home / 'logs' / 'log.db'}")
+    store = ExampleStore(settings.example_store_url, settings.model)
+    store.migrate()
+    store.close()
+    with serving(settings) as served:
+        told = tell(served, {"text": "hello", "label": "beta"})
+    with serving(settings) as served:
+        shown = served.client.get(f"/v1/feedback/{told}")
+        assert (shown.status_code, shown.json().get("status")) == (200, "pending")
+        unknown = served.client.get("/v1/feedback/never-heard-of")
+        assert unknown.status_code == 404
+        assert "still on its way" in unknown.json()["error"]["message"]
+
+
 def test_without_the_store_only_the_questions_to_it_fail(home: Path) -> None:
     champion(home, "v-0001")
     with serving(settings_for(home, examples_url=f"sqlite:///{home}/made")) as served:  # a folder, not a database

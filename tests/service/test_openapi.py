@@ -245,6 +245,11 @@ def test_421_is_where_the_host_is_checked(rich: Served, described: dict[str, Any
     everywhere(rich.client, described, 421, lambda method, path: rich.client.request(method, path, headers=headers))
 
 
+def test_400_for_a_header_sent_twice_is_everywhere(rich: Served, described: dict[str, Any]) -> None:
+    headers = [("Origin", "http://localhost"), ("Origin", "http://localhost")]
+    everywhere(rich.client, described, 400, lambda method, path: rich.client.request(method, path, headers=headers))
+
+
 def test_413_is_where_a_body_is_read(rich: Served, described: dict[str, Any]) -> None:
     def ask(method: str, path: str) -> httpx.Response:
         return rich.client.request(method, path, content=b" " * 30_000, **body_for(path))

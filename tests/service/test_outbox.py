@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -115,6 +116,63 @@ def test_a_place_that_cannot_be_written_to_refuses_and_takes_again(tmp_path: Pat
     (tmp_path / "outbox").unlink()
     assert put_all(outbox, ["c"]) == ["c"]
     outbox.stop(5)
+
+
+def put_named(outbox: Outbox, names: Sequence[str | None]) -> None:
+    async def run() -> None:
+        for name in names:
+            await outbox.put(INTERACTIONS, "k", b"x", name=name)
+
+    asyncio.run(run())
+
+
+def test_a_record_is_found_by_its_name_from_any_process_until_the_log_has_it(tmp_path: Path, log: EventLog) -> None:
+    path = tmp_path / "o.db"
+    mine, other = Outbox(path, max_bytes=BIG), Outbox(path, max_bytes=BIG)
+    mine.start(lambda: None)
+    put_named(mine, ["a", None, "b"])
+    mine.stop(5)
+    assert [other.holds(name) for name in ("a", "b", "c", "k")] == [True, True, False, False]
+    drain(path, log)
+    assert [other.holds(name) for name in ("a", "b")] == [False, False]
+    other.stop(5)
+    assert len(records(log)) == 3
+
+
+OLD_SCHEMA = """
+CREATE TABLE waiting (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE refused (
+    seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, at REAL NOT NULL,
+    reason TEXT NOT NULL
+);
+"""
+
+
+def test_a_full_file_from_before_there_were_names_is_drained_and_taken_into_use(tmp_path: Path, log: EventLog) -> None:
+    path = tmp_path / "o.db"
+    old = sqlite3.connect(path)
+    old.executescript(OLD_SCHEMA)
+    rows = [(INTERACTIONS, str(n), b"x" * 10_000, 1.0) for n in range(30)]
+    old.executemany("INSERT INTO waiting (topic, key, value, at) VALUES (?, ?, ?, ?)", rows)
+    old.commit()
+    old.close()
+    size = path.stat().st_size
+    several = [Outbox(path, max_bytes=size) for _ in range(4)]
+    threads = [threading.Thread(target=outbox.holds, args=("a",)) for outbox in several]
+    for thread in threads:  # all of them find the old file
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sqlite3.connect(path).execute("SELECT count(name), count(*) FROM waiting").fetchone() == (0, 30)
+    drain(path, log)
+    several[0].start(lambda: None)
+    put_named(several[0], ["a"])
+    assert several[1].holds("a")
+    for outbox in several:
+        outbox.stop(5)
+    assert [record.key for record in records(log)] == [str(n) for n in range(30)]
 
 
 def test_after_the_end_nothing_is_acknowledged(tmp_path: Path) -> None:

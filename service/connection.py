@@ -1,0 +1,113 @@
+"""What a connection may take before there is a request to answer: the size of a request's head, and the time for it.
+
+uvicorn has no limits of its own there, and nobody has shown a key yet: one client could fill the memory with a header
+that never ends, or hold connections open for ever.
+"""
+
+import asyncio
+from typing import Final
+
+from uvicorn.protocols.http import auto
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.problems import HttpError, error_response
+
+MAX_HEAD_BYTES: Final = 65_536
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. A subclass says how long a head may take, see ``connections``."""
+
+    head_timeout_s: float
+    _alarm: asyncio.TimerHandle | None = None
+    _unread = 0  # bytes since the parser last had something to say: a part of a head, of a trailer, or blank lines
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Wait for the first head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, as long as there are not too many bytes that make no request."""
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > MAX_HEAD_BYTES:
+            self._refuse(_too_large())
+
+    def on_headers_complete(self) -> None:
+        """A request is there. Raises ValueError, which ends the parsing, where it is too large as a whole."""
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MAX_HEAD_BYTES:  # one read may hold more than the limit
+            self._refuse(_too_large())
+            raise ValueError(f"a head of {size} bytes")
+        self._unread = 0
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body; its size and time are the application's business."""
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request."""
+        self._unread = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, or wait for its head."""
+        if not self.pipeline and not self.transport.is_closing():
+            self._await_head()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that this is not HTTP, in the form of every other error."""
+        self._refuse(HttpError(400, "bad_request", msg))
+
+    def _await_head(self) -> None:
+        # Not shorter than uvicorn's own timer, which ends a connection that is idle between requests.
+        wait_s = self.head_timeout_s if self.cycle is None else max(self.head_timeout_s, self.timeout_keep_alive)
+        self._alarm = self.loop.call_later(wait_s, self._is_late)
+
+    def _stop_waiting(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _is_late(self) -> None:
+        if self._unread:
+            self._refuse(HttpError(408, "request_timeout", "the head of the request did not come in time"))
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, error: HttpError) -> None:
+        """Answer with an error, where no other answer is on its way, and close."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            path = getattr(self, "url", b"").decode("latin-1").partition("?")[0]
+            response = error_response(error, path)
+            fields = [*response.raw_headers, (b"cache-control", b"no-store"), (b"connection", b"close")]
+            head = b"".join(b"%b: %b\r\n" % field for field in fields)
+            self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + bytes(response.body))
+        self.transport.close()
+
+
+def connections(head_timeout_s: float) -> type[Connection]:
+    """The class of connections for uvicorn, which makes them itself; heads may take ``head_timeout_s`` seconds."""
+    return type("TimedConnection", (Connection,), {"head_timeout_s": head_timeout_s})
+
+
+def install(head_timeout_s: float) -> None:
+    """Make it what uvicorn takes when it is not told otherwise: BentoML does not let us tell it."""
+    auto.AutoHTTPProtocol = connections(head_timeout_s)
+
+
+def _too_large() -> HttpError:
+    message = f"the head of the request has more than {MAX_HEAD_BYTES} bytes, or its body is no proper chunks"
+    return HttpError(431, "headers_too_large", message)
