@@ -213,6 +213,8 @@ def _registry_views() -> dict[str, Schema]:
                 "labels": array(TEXT),
                 **origin,
                 "provider": {**TEXT, "description": "Where it really runs, in ONNX Runtime's words."},
+                "precision": {**TEXT, "description": "The numbers that its graph calculates with."},
+                "artefact": {**nullable(ANYTHING), "description": "Which form of the graph is served, and why."},
                 "promotion": {**COUNT, "description": "Number of the entry that made it live."},
                 **{"promoted_at": TIME, "reason": TEXT, "actor": TEXT, "evaluation": nullable(ANYTHING)},
                 "verdict": nullable(ref("ShortVerdict")),
