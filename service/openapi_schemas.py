@@ -130,6 +130,10 @@ def _records() -> dict[str, Schema]:
     )
     found: dict[str, Schema] = document["$defs"]
     del found["Outcome"]["properties"]["model"]  # it is shown without
+    del found["Manifest"]["properties"][
+        "probes"
+    ]  # and it without known answers, which are long and say nothing to people
+    del found["Probe"]
     for schema in found.values():
         if "properties" in schema:  # a default is written out, too
             schema["required"] = list(schema["properties"])
