@@ -70,6 +70,12 @@ class Trial:
         except TrialUnavailable as error:  # tried again with the first version
             _log.warning("no trial process", error=str(error))
 
+    @property
+    def process_id(self) -> int | None:
+        """The process in which versions are tried; None while there is none."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
     def stop(self) -> None:
         """End the process, and with it a trial that is under way."""
         self._stopped = True

@@ -111,18 +111,16 @@ def test_neither_a_rollback_nor_a_pause_waits_for_a_version_that_is_tried(home: 
         assert time.monotonic() - started < 2
         assert answered == [], "the trial goes on"
         assert (home / "cache" / "service" / "v-0004").is_dir(), "and has its files"
-        end_trial_process()
+        end_trial_process(served)
         promote.join()
         assert answered == [503]
         wait_until(lambda: not (home / "cache" / "service" / "v-0004").exists())
         wait_until((home / "cache" / "service" / "v-0001").is_dir, what="the next rollback's version")
 
 
-def end_trial_process() -> None:
-    (process,) = [
-        child for child in psutil.Process().children() if "service.trial_process" in " ".join(child.cmdline())
-    ]
-    process.kill()
+def end_trial_process(served: Served) -> None:
+    assert served.program.trial is not None
+    psutil.Process(served.program.trial.process_id).kill()
 
 
 def order(served: Served, path: str) -> int:
@@ -209,7 +207,7 @@ def test_a_trial_that_cannot_be_held_is_said_and_tried_again_ever_more_rarely(
     champion(home, "v-0001", favour="alpha")
     with serving(settings_for(home)) as served:
         before = failed()
-        end_trial_process()
+        end_trial_process(served)
         with monkeypatch.context() as broken:
             broken.setattr(sys, "executable", str(home / "nothing"))
             champion(home, "v-0002", favour="beta")

@@ -37,9 +37,9 @@ def bundle_of(folder: Path, edit: GraphEdit | None = None) -> ModelBundle:
     return make_bundle(folder, LABELS, version="v-0001", edit=edit)
 
 
-def trial_process() -> psutil.Process:
-    (found,) = [child for child in psutil.Process().children() if "service.trial_process" in " ".join(child.cmdline())]
-    return found
+def trial_process(trial: Trial) -> psutil.Process:
+    assert trial.process_id is not None
+    return psutil.Process(trial.process_id)
 
 
 def test_it_says_what_a_version_takes(trial: Trial, tmp_path: Path) -> None:
@@ -52,10 +52,10 @@ def test_it_says_what_a_version_takes(trial: Trial, tmp_path: Path) -> None:
 def test_a_crash_and_a_hang_are_refusals_and_the_next_version_is_tried(trial: Trial, tmp_path: Path) -> None:
     with pytest.raises(UnservableBundle, match=r"v-0001: it hangs: no end after 2 s"):
         trial.run(bundle_of(tmp_path / "hangs", loop_of(2**62)))
-    process = trial_process()
+    process = trial_process(trial)
     assert process.children() == []
     trial.run(bundle_of(tmp_path / "good"))
-    assert trial_process() == process
+    assert trial_process(trial) == process
 
 
 def test_a_version_may_not_take_more_than_is_there(trial: Trial, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_its_process_has_little_claim_no_socket_and_no_secret(
         monkeypatch.setenv(name, "a secret")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     trial.run(bundle_of(tmp_path))
-    process = trial_process()
+    process = trial_process(trial)
     assert process.nice() == min(19, psutil.Process().nice() + NICENESS)
     assert process.num_threads() == 1
     assert process.net_connections() == []
@@ -97,19 +97,19 @@ def test_words_that_cannot_be_read_are_a_refusal(told: bytes) -> None:
 def test_a_trial_that_cannot_be_held_is_nobodys_fault_and_held_again(trial: Trial, tmp_path: Path) -> None:
     hanging, good = bundle_of(tmp_path / "hangs", loop_of(2**62)), bundle_of(tmp_path / "good")
     trial.run(good)
-    process = trial_process()
+    process = trial_process(trial)
     killer = threading.Timer(0.5, process.kill)
     killer.start()
     with pytest.raises(TrialUnavailable, match="could not be held: it has ended"):
         trial.run(hanging)
     killer.join()
     trial.run(good)
-    assert trial_process() != process
+    assert trial_process(trial) != process
 
 
 def test_nothing_is_started_again_after_the_end(trial: Trial, tmp_path: Path) -> None:
     trial.start()
-    process = trial_process()
+    process = trial_process(trial)
     trial.stop()
     assert not process.is_running()
     with pytest.raises(TrialUnavailable, match="the service is ending"):
