@@ -289,8 +289,9 @@ class Batcher:
                 window += self._drop_unwanted([heapq.heappop(self._ready)])
             share = math.ceil((self._waiting + self._running) / len(self._lanes))
             fitting = [text for text in window if text.servable is window[0].servable]
+            others = [text for text in window if text.servable is not window[0].servable]
             batch, rest = choose(fitting, share=share, budget=self._batch_tokens)
-            for text in [*rest, *(text for text in window if text.servable is not window[0].servable)]:
+            for text in rest + others:
                 heapq.heappush(self._ready, text)
             for text in batch:
                 text.is_running = True

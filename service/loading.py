@@ -148,7 +148,7 @@ class Loader:
                 servable = Servable.load(bundle, device=self._device, sharing=sharing, known_answers=known_answers)
             except BadSettings as error:  # its manifest names something that this program does not know
                 raise UnservableBundle(f"{version}: {error}") from error
-        if not any(servable.shares_session_with(other) for other in sharing):
+        if not sharing:  # or the session is the lender's, and warm
             with timed("warmup"):
                 warm_up(servable)
                 for probe in bundle.manifest.probes:  # so that a version that shares the session is compared at once

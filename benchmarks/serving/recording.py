@@ -16,7 +16,7 @@ from benchmarks.serving.processes import Running, end_on_signals
 from benchmarks.serving.stats import difference, spread
 from benchmarks.serving.subjects import RATCHET, Workshop
 from benchmarks.serving.swap import report, saturation
-from benchmarks.serving.texts import labelled, write_bodies
+from benchmarks.serving.texts import write_bodies, write_feedback
 
 ARMS: Final = ("dropped", "recorded", "with_feedback")
 
@@ -74,8 +74,7 @@ def main() -> None:
     workshop = Workshop(cache=chosen.cache, bundles=bundles, precision=chosen.precision)
     folder = chosen.cache.resolve() / "recording"
     bodies = write_bodies(folder / "bodies.jsonl", [RATCHET.body(text) for text in texts])
-    rows = labelled(chosen.data, "train")
-    said = write_bodies(folder / "feedback.jsonl", [{"text": text, "label": label} for text, label in rows])
+    said = write_feedback(folder / "feedback.jsonl", chosen.data)
     with (
         workshop.ratchet(name="dropped", record_queue="1") as dropped,
         workshop.ratchet(name="recorded") as recorded,

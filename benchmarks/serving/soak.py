@@ -14,7 +14,7 @@ from benchmarks.serving.processes import end_on_signals
 from benchmarks.serving.stats import slope
 from benchmarks.serving.subjects import RATCHET, Workshop
 from benchmarks.serving.swap import fresh_versions, report, saturation, swap_on
-from benchmarks.serving.texts import labelled, write_bodies
+from benchmarks.serving.texts import write_bodies, write_feedback
 from core.registry import Registry
 
 
@@ -61,8 +61,7 @@ def main() -> None:
     workshop = Workshop(cache=chosen.cache, bundles=bundles, precision=chosen.precision)
     folder = chosen.cache.resolve() / "soak"
     bodies = write_bodies(folder / "bodies.jsonl", [RATCHET.body(text) for text in texts])
-    rows = labelled(chosen.data, "train")
-    said = write_bodies(folder / "feedback.jsonl", [{"text": text, "label": label} for text, label in rows])
+    said = write_feedback(folder / "feedback.jsonl", chosen.data)
     made = [bundles.bundle(chosen.precision, variant, head_only=chosen.head_only) for variant in range(VARIANTS)]
     count = max(3, round(chosen.minutes * 60 / chosen.every))
     seconds = count * chosen.every

@@ -73,6 +73,11 @@ def _words(sources: Sequence[str], rng: random.Random, enough: int) -> Iterator[
             given += 1
 
 
+def write_feedback(path: Path, data: Path | None) -> Path:
+    """Corrections to send, as JSON Lines: the labelled texts of the train set."""
+    return write_bodies(path, [{"text": text, "label": label} for text, label in labelled(data, "train")])
+
+
 def write_bodies(path: Path, bodies: Sequence[dict[str, Any]]) -> Path:
     """Request bodies as JSON Lines."""
     path.parent.mkdir(parents=True, exist_ok=True)

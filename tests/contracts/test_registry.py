@@ -485,29 +485,3 @@ def test_pruning_spares_what_is_still_needed_and_the_champion_even_if_it_is_bad(
     registry.promotions.rollback(**WHO, hold_until=None)
     assert registry.prune(keep=2, also=["v-0001"]) == ["v-0004", "v-0005"]
     assert _fetchable(open_registry(), cache) == ["v-0001", "v-0002", "v-0003", "v-0006"]
-
-
-def test_what_was_read_of_the_promotions_is_known_without_the_store(registry: Registry, tmp_path: Path) -> None:
-    _promote(registry, "v-0001", "v-0002", "v-0003")
-    log = registry.promotions
-    log.rollback(**WHO, hold_until=None)
-    (tmp_path / "registry with a blank, ü and #").rename(tmp_path / "away")
-    (tmp_path / "registry with a blank, ü and #").write_text("")  # a file where the folder was
-    with pytest.raises(RegistryUnavailable):
-        log.rollback_target()
-    assert log.rollback_target(fresh=False) == "v-0001"
-    assert log.bad_versions(fresh=False) == {"v-0003"}
-    assert log.live_since(fresh=False) == log.entries(fresh=False)[-1]
-
-
-def test_manifests_do_not_pile_up_in_memory(registry: Registry, bundle_of: Any) -> None:
-    bundle = bundle_of("v-0000")
-    fields = bundle.manifest.model_dump(exclude={"files", "version"})
-    versions = [f"v-{number:04}" for number in range(70)]
-    for version in versions:
-        registry.publish(ModelBundle.write(bundle.directory, **fields, version=version))
-        registry.manifest(version)
-        registry.manifest("v-0000")
-    assert len(registry._manifests) == 64
-    assert list(registry._manifests)[-2:] == ["v-0069", "v-0000"]
-    assert [registry.manifest(version).version for version in versions] == versions
