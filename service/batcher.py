@@ -32,7 +32,7 @@ from service.problems import ClientGone, DeadlineExceeded
 _CHARS_PER_TOKEN: Final = 4  # of English; for work that nobody has counted yet, never for the budget
 _BIG_SHARE: Final = 4
 """A request of many texts gets a quarter of the lanes while others wait, and all of them otherwise."""
-_PADDING: Final = 48
+_PADDING: Final = 32
 """Tokens of padding in a batch beyond which another call of the model is the cheaper way."""
 _WINDOW: Final = 256  # texts that a batch is chosen from
 _TOKENIZED: Final = 64  # texts that a lane tokenizes before it calls the model

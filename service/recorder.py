@@ -17,7 +17,7 @@ from service.metrics import LOG_ERRORS, PREDICTIONS_DROPPED
 from service.threads import Backoff, Loop
 
 _BATCH: Final = 500
-_LINGER_S: Final = 0.02  # a batch is one commit of the log; corrections come seconds later
+_LINGER_S: Final = 0.05  # a batch is one commit of the log; corrections come seconds later
 _log = get_logger()
 
 
