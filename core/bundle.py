@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, Field, FiniteFloat, ValidationError, field_v
 
 from core.errors import CorruptBundle
 from core.events import Record, new_id, now
+from core.masking.policy import Policy
 
 MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
@@ -137,6 +138,8 @@ class Manifest(Record):
     libraries: dict[str, str] = Field(default_factory=dict)
     #: None in versions made before it was measured: fp32 as exported
     artefact: Artefact | None = None
+    #: how the texts that it was trained on were masked, and so those that it is asked must be; None: as they come
+    masking: Policy | None = None
     files: dict[str, FileEntry]
     #: known answers; older versions have none
     probes: list[Probe] = Field(default_factory=list, max_length=32)

@@ -9,18 +9,34 @@ import sys
 import structlog
 from structlog.types import EventDict, FilteringBoundLogger, Processor
 
+from core.masking import Masker, Policy
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_KEPT = frozenset({"IP"})  # of our own servers: what an operator looks for here
 
 
-def configure_logs(*, program: str, level: str) -> None:
-    """Set up the logs of this process; called once by its main function."""
+def configure_logs(*, program: str, level: str, masking: Policy | None = None) -> None:
+    """Set up the logs of this process; called once by its main function.
+
+    Args:
+        program: the name that each line carries.
+        level: the least that is logged.
+        masking: how what errors say is masked, as it may quote a text; None: not at all.
+
+    Raises:
+        BadSettings: the policy cannot be kept.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         _naming(program),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    ending: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    ending: list[Processor] = [
+        structlog.processors.format_exc_info,
+        _masking(Masker.of(masking, keep=_KEPT)),
+        structlog.processors.JSONRenderer(),
+    ]
     structlog.configure(
         processors=[*shared, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -46,6 +62,18 @@ def _naming(program: str) -> Processor:
         return event
 
     return add_program
+
+
+def _masking(masker: Masker) -> Processor:
+    """Errors of libraries may quote what they were given."""
+
+    def mask(_logger: object, _method: str, event: EventDict) -> EventDict:
+        for name, value in event.items():
+            if isinstance(value, str) and name != "timestamp":
+                event[name] = masker.mask(value)
+        return event
+
+    return mask
 
 
 def get_logger() -> FilteringBoundLogger:

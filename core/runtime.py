@@ -16,6 +16,7 @@ from core.errors import BadSettings, UnservableBundle
 from core.events import Inputs
 from core.head import LinearHead
 from core.known_answers import difference
+from core.masking import Masker
 from core.tasks import Task, get_task
 from core.tasks.base import Output
 
@@ -164,6 +165,7 @@ class Servable:
         self.task: Task = get_task(bundle.manifest.task)
         #: may be another version's, too
         self.engine = engine
+        self._masker = Masker.of(bundle.manifest.masking)
         self._key = key
         self._head = head
 
@@ -229,7 +231,11 @@ class Servable:
 
     def tokenize(self, inputs: Sequence[Inputs]) -> list[Encoded]:
         """Token ids, cut to the manifest's ``max_tokens``."""
-        return self.engine.tokenize([self.task.text_of(item) for item in inputs])
+        return self.engine.tokenize([self.text_of(item) for item in inputs])
+
+    def text_of(self, inputs: Inputs) -> str | tuple[str, str]:
+        """What its tokenizer gets: masked as the texts were that it was trained on, whoever asks."""
+        return self.task.text_of(self._masker.mask_inputs(inputs))
 
     def run(self, batch: Sequence[Encoded]) -> tuple[Array, Array]:
         """Logits of shape (texts, labels) and embeddings of shape (texts, embedding_size) of one padded batch."""
@@ -296,7 +302,7 @@ class Servable:
         if self._head is None:
             logits, _ = self.run(self.tokenize([inputs]))
         else:  # the graph's part is the same for every version that shares it
-            logits = self._head.logits(self.engine.embed_alone(self.task.text_of(inputs)))
+            logits = self._head.logits(self.engine.embed_alone(self.text_of(inputs)))
         row: Array = logits[0]
         return row
 

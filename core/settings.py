@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from core.errors import BadSettings
+from core.masking.own import faults_of
+from core.masking.policy import Policy
 
 _SEPARATOR: Final = "\n"
 T = TypeVar("T")
@@ -71,6 +73,17 @@ class Settings(BaseSettings):
         default=None, description="key of the HMACs that name examples; empty: made once and kept below `home`"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
+
+    # masking
+    masking: bool = Field(
+        default=True, description="false: texts are written, and seen by new models, as they come, with personal data"
+    )
+    masking_patterns: dict[str, str] = Field(
+        default={}, description="more to mask: regular expressions by the name that their placeholders get"
+    )
+    masking_recogniser: str = Field(
+        default="", description="entry point of an installed recogniser that finds more to mask; empty: none"
+    )
 
     # HTTP
     host: str = Field(default="127.0.0.1", description="address that the service listens on")
@@ -200,6 +213,7 @@ class Settings(BaseSettings):
             faults.append("holdout_share + validation_share must be below 1, or nothing is left to train on")
         if self.log_url and not self.log_url.startswith(("sqlite:///", "kafka://")):
             faults.append(f"log_url is {without_password(self.log_url)!r}; it must start with sqlite:/// or kafka://")
+        faults += faults_of(self.masking_patterns)
         if faults:
             raise ValueError(_SEPARATOR.join(faults))
         return self
@@ -215,6 +229,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the TOML file."""
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _config_file()))
+
+    @property
+    def masking_policy(self) -> Policy | None:
+        """What is masked; None where nothing is."""
+        if not self.masking:
+            return None
+        return Policy(patterns=self.masking_patterns, recogniser=self.masking_recogniser)
 
     @property
     def event_log_url(self) -> str:

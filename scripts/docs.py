@@ -131,7 +131,7 @@ def _default(model: Any, name: str) -> str:
     if field.is_required():
         return "needed"
     value = field.default
-    if value is None or value in ("", ()):
+    if value is None or value in ("", (), {}):
         return "empty"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
@@ -148,6 +148,7 @@ def _field(schema: dict[str, Any], default: str) -> tuple[str, str, str]:
     """What a setting takes, its default and what it is."""
     kinds = [schema, *schema.get("anyOf", [])]
     names = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "array": "a list"}
+    names["object"] = "a table"
     kind = next((names[item["type"]] for item in kinds if item.get("type") in names), "text")
     if "enum" in schema:
         kind = " or ".join(f"`{value}`" for value in schema["enum"])
