@@ -60,7 +60,7 @@ def _print_promotion(url: str, key: str | None, path: str, reason: str, **more: 
 def _program(name: str) -> tuple[Settings, threading.Event]:
     """Settings, logs and an event that SIGTERM and SIGINT set."""
     settings = _settings()
-    configure_logs(program=name, level=settings.log_level)
+    configure_logs(program=name, level=settings.log_level, masking=settings.masking_policy)
     stop = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:

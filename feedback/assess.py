@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from core.errors import BadRecord
 from core.events import Example, Feedback, FeedbackKind, Inputs, Origin, Outcome, OutcomeStatus, Split
 from core.examples import StoreTransaction, example_id, split_of
+from core.masking import Masker
 from core.settings import Settings
 from core.tasks import get_task
 from feedback.cleaning import clean
@@ -70,11 +71,12 @@ class Assessor:
     """Settles feedback: every one gets exactly one outcome."""
 
     def __init__(self, settings: Settings, live: LiveModel, key: bytes) -> None:
-        """Raises BadSettings for an unknown task or strategy."""
+        """Raises BadSettings for an unknown task or strategy, or for what cannot mask."""
         self._settings = settings
         self._live = live
         self._key = key
         self._task = get_task(settings.task)
+        self._masker = Masker.of(settings.masking_policy)
         self._strategy = get_strategy(settings.selection)
 
     def assess(self, store: StoreTransaction, joined: Sequence[Joined]) -> list[Outcome]:
@@ -90,7 +92,7 @@ class Assessor:
             try:
                 claims.append(self._claim(item))
             except BadRecord as error:
-                outcomes.append(self._outcome(item, OutcomeStatus.REJECTED, str(error)))
+                outcomes.append(self._outcome(item, OutcomeStatus.REJECTED, self._masker.mask(str(error))))
         counts = store.label_counts() if claims else {}
         for claim, scored in zip(claims, self._score(claims), strict=True):
             outcomes.append(self._settle(store, claim, scored, counts))
@@ -100,10 +102,12 @@ class Assessor:
         return outcomes
 
     def _claim(self, item: Joined) -> _Claim:
-        """Clean and check. Raises InvalidInput, or InvalidTarget."""
+        """Clean, mask and check. Raises InvalidInput, or InvalidTarget."""
         event, prediction = item.feedback, item.prediction
         raw = prediction.inputs if prediction else event.inputs or {}
-        inputs = self._task.parse_inputs(clean(raw), max_chars=self._settings.max_text_chars)
+        # Masked again: what the cleaning brings to light was hidden from those before.
+        masked = self._masker.mask_inputs(clean(raw))
+        inputs = self._task.parse_inputs(masked, max_chars=self._settings.max_text_chars)
         target = event.target
         if target is None and event.kind == FeedbackKind.CONFIRM and prediction:
             target = self._task.target_of(prediction.output)

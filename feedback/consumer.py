@@ -17,6 +17,8 @@ from core.eventlog.base import EventLog, LogRecord, NewRecord, Subscription
 from core.events import DEAD_LETTERS, INTERACTIONS, DeadLetter, Event, Outcome, decode, new_id, now
 from core.examples import ExampleStore, StoreTransaction
 from core.logs import get_logger
+from core.masking import Masker
+from core.masking.records import mask_bytes, mask_event
 from core.probe import ProbeServer
 from core.registry import Registry
 from core.settings import Settings, id_key, without_password
@@ -45,7 +47,9 @@ class Consumer:
         self._log: EventLog = open_log(settings.event_log_url, partitions=settings.log_partitions)
         registry = Registry(settings.registry_store_url, settings.model)
         self._live = LiveModel(registry, settings.home / "cache" / "feedback", device=settings.device)
-        self._assessor = Assessor(settings, self._live, id_key(settings))
+        self._masker = Masker.of(settings.masking_policy)
+        self._key = id_key(settings)
+        self._assessor = Assessor(settings, self._live, self._key)
         self._consumer = settings.consumer
         self._status = StatusFile(settings.home, "feedback")
         self._stop = threading.Event()
@@ -171,8 +175,9 @@ class Consumer:
         return fresh
 
     def _decode(self, store: StoreTransaction, record: LogRecord) -> Event | None:
+        """The event, masked again: the service that wrote it may be older, or of other settings."""
         try:
-            return decode(record.value)
+            return mask_event(decode(record.value), self._masker, self._key)
         except BadRecord as error:
             self._dead_letter(store, record, str(error), kind=type(error).__name__)
             return None
@@ -187,7 +192,8 @@ class Consumer:
                         self._dead_letter(store, found, reason, kind="fault")
                         if settle:
                             event = decode(found.value)
-                            outcomes = give_up_on(store, event, model=self._settings.model, reason=reason)
+                            told = self._masker.mask(reason)
+                            outcomes = give_up_on(store, event, model=self._settings.model, reason=told)
                 _count(outcomes)
             except (Retryable, Conflict):
                 raise
@@ -198,17 +204,19 @@ class Consumer:
                 return
 
     def _dead_letter(self, store: StoreTransaction, record: LogRecord, reason: str, *, kind: str) -> None:
+        value, key = mask_bytes(record.value, self._masker), self._masker.mask(record.key)
+        reason = self._masker.mask(reason)
         letter = DeadLetter(
             model=self._settings.model,
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
-            key=record.key,
-            value=record.value[:_LETTER_BYTES].decode("latin-1"),
-            cut_from=len(record.value) if len(record.value) > _LETTER_BYTES else None,
+            key=key,
+            value=value[:_LETTER_BYTES].decode("latin-1"),
+            cut_from=len(value) if len(value) > _LETTER_BYTES else None,
             reason=reason[:_REASON_CHARS],
         )
-        store.publish(DEAD_LETTERS, record.key.replace("\0", "")[:200], letter)
+        store.publish(DEAD_LETTERS, key.replace("\0", "")[:200], letter)
         metrics.DEAD_LETTERS.labels(kind=kind).inc()
         get_logger().warning("dead letter", partition=record.partition, offset=record.offset, reason=reason)
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from core.errors import BadRecord, RatchetError
 from core.events import Example, Inputs, Origin, now
 from core.examples import ExampleStore, StoreTransaction, example_id, split_of
+from core.masking import Masker
 from core.settings import Settings
 from core.tasks import Task, get_task
 from feedback.cleaning import clean
@@ -128,14 +129,14 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(path: Path, document: bytes, settings: Settings, key: bytes) -> list[_Row]:
-    task = get_task(settings.task)
+    task, masker = get_task(settings.task), Masker.of(settings.masking_policy)
     rows: list[_Row] = []
     faults: list[str] = []
     for number, line in enumerate(document.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(_parse_line(line, task, settings, key))
+            rows.append(_parse_line(line, task, masker, settings, key))
         except (ValueError, RecursionError, BadRecord) as error:
             faults.append(f"line {number}: {error}")
     if faults:
@@ -145,13 +146,15 @@ def _parse(path: Path, document: bytes, settings: Settings, key: bytes) -> list[
     return rows
 
 
-def _parse_line(line: bytes, task: Task, settings: Settings, key: bytes) -> _Row:
+def _parse_line(line: bytes, task: Task, masker: Masker, settings: Settings, key: bytes) -> _Row:
     row: Any = json.loads(line.decode())
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004  # a fault of the file, told like the others
     if task.target_field not in row:
         raise ValueError(f"the field {task.target_field!r} is missing")
     fields = {name: row[name] for name in task.input_fields if name in row}
-    inputs = task.parse_inputs(clean(fields), max_chars=settings.max_text_chars)
+    inputs = task.parse_inputs(masker.mask_inputs(clean(fields)), max_chars=settings.max_text_chars)
     identity = example_id(key, model=settings.model, task=task.name, inputs=inputs)
-    return _Row(identity=identity, inputs=inputs, target=task.parse_target(row[task.target_field]))
+    return _Row(
+        identity=identity, inputs=inputs, target=task.parse_target(masker.mask_document(row[task.target_field]))
+    )

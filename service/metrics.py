@@ -27,6 +27,7 @@ BATCH_SECONDS = Histogram("ratchet_batch_seconds", "Time of one call of the mode
 SWAPS = Counter("ratchet_swaps_total", "Attempts to serve another version", ["result"])
 SWAP_SECONDS = Histogram("ratchet_swap_seconds", "Time of a swap by phase", ["phase"], buckets=_SECONDS)
 FEEDBACK_RECEIVED = Counter("ratchet_feedback_received_total", "Feedback made durable, by kind", ["kind"])
+MASKED = Counter("ratchet_masked_values_total", "Personal data and keys masked in what came in, by kind", ["kind"])
 STREAM_LINES = Counter("ratchet_stream_lines_total", "Lines of /v1/predict/stream", ["result"])
 PREDICTIONS_DROPPED = Counter(
     "ratchet_predictions_dropped_total", "Prediction records lost: the queue to the log was full"

@@ -1,5 +1,6 @@
 """What operators ask and order: versions, promotions, holds, training, review."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -67,7 +68,7 @@ def _version(program: Program, name: str) -> dict[str, Any]:
 async def promote(program: Program, request: Request, caller: Caller) -> Response:
     """``POST /v1/versions/{version}/promote``: only what was loaded and tried here."""
     name = _version_name(request)
-    reason = parse_reason(await read_document(request))
+    reason = _reason(program, await read_document(request))
     seen = await program.prepare(partial(_prepare, program, name))
     entry = await program.order(partial(_promote, program, name, reason, caller.id, seen))
     return _moved(program, entry)
@@ -98,7 +99,7 @@ def _check_not_live(entries: list[Promotion], name: str) -> None:
 async def rollback(program: Program, request: Request, caller: Caller) -> Response:
     """``POST /v1/rollback``: back to the newest good version, and automatic promotions held."""
     document = await read_document(request)
-    reason = parse_reason(document, others=("version",))
+    reason = _reason(program, document, others=("version",))
     bad_version = parse_version(document)
     hold_s = program.settings.rollback_hold_s
     entry = await program.order(
@@ -115,7 +116,7 @@ async def rollback(program: Program, request: Request, caller: Caller) -> Respon
 async def pause(program: Program, request: Request, caller: Caller) -> Response:
     """``POST /v1/pause``: hold automatic promotions."""
     document = await read_document(request)
-    reason = parse_reason(document, others=("until_s",))
+    reason = _reason(program, document, others=("until_s",))
     seconds = parse_hold(document)
     until = now() + timedelta(seconds=seconds) if seconds is not None else None
     entry = await program.order(lambda: program.registry.promotions.pause(reason=reason, actor=caller.id, until=until))
@@ -124,14 +125,14 @@ async def pause(program: Program, request: Request, caller: Caller) -> Response:
 
 async def resume(program: Program, request: Request, caller: Caller) -> Response:
     """``POST /v1/resume``: end a hold."""
-    reason = parse_reason(await read_document(request))
+    reason = _reason(program, await read_document(request))
     entry = await program.order(lambda: program.registry.promotions.resume(reason=reason, actor=caller.id))
     return _moved(program, entry)
 
 
 async def train(program: Program, request: Request, caller: Caller) -> Response:
     """``POST /v1/train``: a command to the trainer, through the log."""
-    reason = parse_reason(await read_document(request, required=False), required=False)
+    reason = _reason(program, await read_document(request, required=False), required=False)
     key = header(request.scope, b"idempotency-key")
     command_id = stable_id(key, api_key_id=caller.id, model=program.settings.model) or new_id()
     command = Command(model=program.settings.model, command_id=command_id, actor=caller.id, reason=reason)
@@ -144,6 +145,13 @@ async def review(program: Program, request: Request, caller: Caller) -> Response
     limit = parse_limit(request.query_params.get("limit"), default=20, most=500)
     found = await program.ask_store(lambda store: store.review(limit=limit))
     return JsonResponse({"predictions": [show_review(prediction) for prediction in found]})
+
+
+def _reason(
+    program: Program, document: Mapping[str, Any], *, others: tuple[str, ...] = (), required: bool = True
+) -> str:
+    """The ``reason`` of an order, masked: it is kept as long as the registry is. Raises InvalidInput."""
+    return program.masker.mask(parse_reason(document, others=others, required=required))
 
 
 def _version_name(request: Request) -> str:

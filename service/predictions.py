@@ -12,7 +12,10 @@ from service.recorder import is_audit
 def make_predictions(
     program: Program, inputs: Sequence[Inputs], answers: Sequence[Answer], caller: Caller
 ) -> list[Prediction]:
-    """A record for each answer, in order, with an id of its own; whoever shows them puts them into the recorder."""
+    """A record for each answer, in order, with an id of its own; whoever shows them puts them into the recorder.
+
+    The inputs are masked here, so that no interface can forget it, and nothing waits for the log that may not be in it.
+    """
     return [_prediction(program, item, answer, caller) for item, answer in zip(inputs, answers, strict=True)]
 
 
@@ -24,7 +27,7 @@ def _prediction(program: Program, inputs: Inputs, answer: Answer, caller: Caller
         prediction_id=prediction_id,
         model_version=answer.version,
         task=program.task.name,
-        inputs=inputs,
+        inputs=program.masker.mask_inputs(inputs),
         output=answer.output,
         confidence=answer.confidence,
         truncated=answer.truncated,

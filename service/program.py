@@ -17,15 +17,16 @@ from core.cores import usable_cores
 from core.eventlog import open_log
 from core.events import now
 from core.logs import get_logger
+from core.masking import Masker
 from core.registry import Registry
-from core.settings import Settings
+from core.settings import Settings, id_key
 from core.status import StatusFile
 from core.tasks import get_task
 from service.auth import Hosts, Keys
 from service.batcher import Batcher
 from service.drainer import Drainer
 from service.loading import Loader
-from service.metrics import Reading
+from service.metrics import MASKED, Reading
 from service.outbox import Outbox
 from service.problems import DeadlineExceeded
 from service.recorder import Recorder
@@ -53,6 +54,9 @@ class Program:
         """
         self.settings = settings
         self.task = get_task(settings.task)
+        self.masker = Masker.of(settings.masking_policy, lambda kind: MASKED.labels(kind=kind).inc())
+        #: of the digests that stand for annotators
+        self.id_key = id_key(settings)
         self.keys = Keys(settings.api_keys)
         self.hosts = Hosts(settings.allowed_hosts)
         self.registry = Registry(settings.registry_store_url, settings.model)

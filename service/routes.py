@@ -14,6 +14,7 @@ from starlette.responses import Response
 from core.errors import NotReady
 from core.eventlog.base import NewRecord, check_sizes
 from core.events import INTERACTIONS, Feedback, encode, new_id
+from core.masking.records import mask_event
 from core.settings import Role
 from service.auth import Caller
 from service.metrics import FEEDBACK_RECEIVED, render
@@ -60,8 +61,9 @@ async def give_feedback(program: Program, request: Request, caller: Caller) -> R
         trusted=caller.trusted,
         asked=said.asked,
     )
+    masked = mask_event(event, program.masker, program.id_key)
     # by prediction id, so that it meets its prediction in one partition
-    record = NewRecord(key=said.prediction_id or feedback_id, value=encode(event))
+    record = NewRecord(key=said.prediction_id or feedback_id, value=encode(masked))
     check_sizes([record])  # the log would refuse it only after it was acknowledged
     await program.outbox.put(INTERACTIONS, record.key, record.value, name=feedback_id)
     program.acknowledged.add(feedback_id)

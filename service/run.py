@@ -9,6 +9,7 @@ from typing import Final
 
 from core.errors import BadSettings
 from core.eventlog import open_log
+from core.masking import Masker
 from core.registry import Registry
 from core.settings import Settings, load_settings
 from core.tasks import get_task
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] = ()) -> None:
 def check(settings: Settings) -> None:
     """Try what the settings name, as far as that needs no connection. Raises BadSettings."""
     get_task(settings.task)
+    Masker.of(settings.masking_policy)
     Registry(settings.registry_store_url, settings.model)
     open_log(settings.event_log_url, partitions=settings.log_partitions).close()
     try:

@@ -145,7 +145,7 @@ class _Sending:
 def start_program(*, end_with_parent: bool) -> Program:
     """Read the settings and start the service with them. Raises BadSettings."""
     settings = load_settings()
-    configure_logs(program="service", level=settings.log_level)
+    configure_logs(program="service", level=settings.log_level, masking=settings.masking_policy)
     program = Program(settings)
     program.start(end_with_parent=end_with_parent)
     return program

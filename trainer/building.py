@@ -171,6 +171,7 @@ class Builder:
             settings=recorded_settings(settings),
             libraries={name: library_version(name) for name in _LIBRARIES},
             artefact=artefact,
+            masking=settings.masking_policy,
         )
 
 

@@ -13,6 +13,7 @@ from core.errors import BundleError, PromotionsPaused, UnservableBundle, Verdict
 from core.events import now
 from core.examples import ExampleStore
 from core.logs import get_logger
+from core.masking import Masker
 from core.registry import Promotion, Registry, RunState, TrainingRun, Verdict, forget_cached
 from core.runtime import Servable
 from core.settings import Settings
@@ -22,7 +23,7 @@ from trainer.candidates import Candidate, Candidates, Report, Start
 from trainer.classifier import training_files
 from trainer.gate import Gate, Incumbents, Judgement
 from trainer.lease import HeldLease
-from trainer.training_set import ExamplePool, make_pool
+from trainer.training_set import ExamplePool, make_pool, mask_examples
 
 _VERDICTS: Final = 3
 """How often a candidate is judged anew because the champion moved, before the run gives up."""
@@ -68,7 +69,8 @@ class Run:
         champion = registry.promotions.refresh()
         parent = self._fetch(champion.version, training=True) if champion else None
         after = parent.manifest.training_set.encoder_through_seq if parent else 0
-        pool = make_pool(self._workshop.store.examples(), after=after)
+        examples = mask_examples(self._workshop.store.examples(), Masker.of(settings.masking_policy))
+        pool = make_pool(examples, after=after)
         start = Start.load(
             parent, settings, self._scratch, servable=self._servable(parent.manifest.version) if parent else None
         )

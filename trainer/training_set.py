@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from core.bundle import TrainingSet
 from core.events import Example, Origin, Split
+from core.masking import Masker
 
 _UNBIASED = (Origin.SEED, Origin.AUDIT)
 
@@ -33,6 +34,14 @@ class ExamplePool:
         """The known labels in their order, then the new ones that have an example to learn from, by name."""
         found = {str(example.target) for example in self.train}
         return [*known, *sorted(found - set(known))]
+
+
+def mask_examples(examples: Sequence[Example], masker: Masker) -> list[Example]:
+    """The examples with masked inputs, as the manifest will say: a store older than masking holds them as they came.
+
+    Targets stay: a label that an earlier version knows must not become another one.
+    """
+    return [example.model_copy(update={"inputs": masker.mask_inputs(example.inputs)}) for example in examples]
 
 
 def make_pool(examples: Sequence[Example], *, after: int) -> ExamplePool:

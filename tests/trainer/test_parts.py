@@ -13,6 +13,7 @@ from core.bundle import Lane, Manifest, TrainingSet
 from core.errors import BadSettings
 from core.events import Command, Example, Origin, Split, now
 from core.examples.store import NewExamples
+from core.masking import Masker, Policy
 from core.registry import RunState, TrainingRun
 from core.settings import Settings
 from tests.support_bundles import make_bundle
@@ -21,7 +22,7 @@ from trainer.classifier import Classifier
 from trainer.head import fit_head
 from trainer.methods import METHODS, Budget
 from trainer.replay import class_balanced
-from trainer.training_set import make_pool
+from trainer.training_set import make_pool, mask_examples
 from trainer.trigger import RUNS_LISTED, find_trigger, looked_through
 
 
@@ -41,6 +42,13 @@ def test_a_head_of_one_or_two_labels_is_a_head_like_any_other(labels: list[str])
     targets = [label for label in labels for _ in range(5)]
     head = fit_head(embeddings, targets, labels, weights=[1.0] * len(targets))
     assert [labels[row] for row in head.logits(embeddings).argmax(axis=1)] == targets
+
+
+def test_texts_from_before_masking_are_trained_on_masked_and_labels_stay() -> None:
+    stored = [example("mail bob@example.com", "13812345678"), example("nothing here", "a")]
+    masked = mask_examples(stored, Masker.of(Policy()))
+    assert [item.inputs["text"] for item in masked] == ["mail [EMAIL_1]", "nothing here"]
+    assert [(item.target, item.example_id) for item in masked] == [(item.target, item.example_id) for item in stored]
 
 
 def test_replay_takes_from_every_label_in_turn() -> None:

@@ -10,6 +10,7 @@ from core.errors import BadSettings, LeaseLost
 from core.events import Command, Origin, Split, now
 from core.examples import ExampleStore
 from core.known_answers import TEXTS
+from core.masking import Policy
 from core.registry import PromotionKind, Registry, RunState, Verdict
 from core.runtime import Engine, Servable
 from core.settings import Settings
@@ -78,6 +79,7 @@ def test_the_first_model_then_the_fine_tuned_one_then_a_new_label(
     assert champion is not None
     manifest = registry.manifest(champion.version)
     assert manifest.labels == ["a", "b", "c", "d"]
+    assert manifest.masking == Policy()
     assert manifest.parent == before.version
     assert [probe.text for probe in manifest.probes] == list(TEXTS)
     servable = Servable.load(registry.fetch(champion.version, settings.home / "cache"))
