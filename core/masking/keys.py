@@ -5,10 +5,11 @@ from typing import Final
 
 from core.masking.cues import follows
 
-BLOCK: Final = (
-    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:[^-]|-(?!----))*+(?:-----END [A-Z0-9 ]{0,50}-----)?"
-    r"|(?<![A-Za-z0-9_])(?:SG\.[A-Za-z0-9_\-]{16,}\.|ya29\.)[A-Za-z0-9_\-]{16,}"
-    r"|(?<![A-Za-z0-9_])[0-9]{8,10}:AA[A-Za-z0-9_\-]{33}"
+BLOCKS: Final = (
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:[^-]|-(?!----))*+(?:-----END [A-Z0-9 ]{0,50}-----)?",
+    r"S(?<![A-Za-z0-9_]S)G\.[A-Za-z0-9_\-]{16,}\.[A-Za-z0-9_\-]{16,}",
+    r"y(?<![A-Za-z0-9_]y)a29\.[A-Za-z0-9_\-]{16,}",
+    r"[0-9](?<![A-Za-z0-9_][0-9])[0-9]{7,9}:AA[A-Za-z0-9_\-]{33}",
 )
 """What no single run of characters shows: a private key in PEM, and the keys of SendGrid, Google and Telegram."""
 RUN: Final = r"[A-Za-z0-9_+/\-](?<![A-Za-z0-9_+/\-][A-Za-z0-9_+/\-])[A-Za-z0-9_+/\-]{15,}+={0,2}"

@@ -11,7 +11,7 @@ from typing import Final
 
 from core.masking.checksums import IBAN_LENGTHS, is_card, is_chinese_id, is_iban
 from core.masking.cues import follows
-from core.masking.keys import BLOCK, RUN, key_in
+from core.masking.keys import BLOCKS, RUN, key_in
 from core.masking.phones import phone_end
 from core.masking.recogniser import Found
 from core.masking.view import view_of
@@ -40,11 +40,11 @@ _UUID: Final = (
     r"[0-9A-Fa-f](?<![A-Za-z0-9_\-][0-9A-Fa-f])[0-9A-Fa-f]{7}-"
     r"(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![A-Za-z0-9_\-])"
 )
-_MAYBE: Final = (
-    r"[A-Za-z](?<![A-Za-z0-9_][A-Za-z])(?=[A-Za-z][0-9]{2}[ -]?[A-Za-z0-9]{4})"  # an IBAN
+_MAYBES: Final = (
+    r"[A-Za-z](?<![A-Za-z0-9_][A-Za-z])(?=[A-Za-z][0-9]{2}[ -]?[A-Za-z0-9]{4})",  # an IBAN
     # seven digits or more: a card, an identity number, a phone
-    r"|[0-9](?<![0-9_][0-9])(?=(?:[ ().\-/]{0,2}[0-9]){6})"
-    r"|[+(](?=[+(]?[0-9](?:[ ().\-/]{0,2}[0-9]){6})"
+    r"[0-9](?<![0-9_][0-9])(?=(?:[ ().\-/]{0,2}[0-9]){6})",
+    r"[+(](?=[+(]?[0-9](?:[ ().\-/]{0,2}[0-9]){6})",
 )
 _HINT_ASCII: Final = re.compile("[0-9@]")
 _HINT: Final = re.compile(r"[\d@＠﹫]")
@@ -68,12 +68,15 @@ class Patterns:
     def __init__(self, own: Mapping[str, str] | None = None) -> None:
         """``own``: regular expressions by kind, as ``faults_of`` found them good."""
         self._has_own = bool(own)
-        named = [f"(?P<{kind}>{pattern})" for kind, pattern in (own or {}).items()]
-        named += [f"(?P<kept>{PLACEHOLDER})", f"(?P<email>{_EMAIL})", f"(?P<block>{BLOCK})", f"(?P<uuid>{_UUID})"]
-        named += [f"(?P<ipv6>{_IPV6})", f"(?P<ipv4>{_IPV4})"]
-        named += [f"(?P<run>{RUN})", f"(?P<maybe>{_MAYBE})"]
-        named.insert(0, named.pop(len(own or {})))  # placeholders before everything
-        self._scan = re.compile("|".join(named), re.ASCII)
+        own_kinds = [f"(?:{pattern})(?P<{kind}>)" for kind, pattern in (own or {}).items()]
+        built_in = [("email", _EMAIL), ("uuid", _UUID), ("ipv6", _IPV6), ("ipv4", _IPV4), ("run", RUN)]
+        built_in[1:1] = [(f"block_{number}", pattern) for number, pattern in enumerate(BLOCKS)]
+        built_in += [(f"maybe_{number}", pattern) for number, pattern in enumerate(_MAYBES)]
+        # A group that stands behind its alternative and holds nothing: so `re` sees each one's first character, and passes
+        # over those that cannot begin here. Inside of a word nothing begins.
+        here = "|".join(f"{pattern}(?P<{name}>)" for name, pattern in built_in)
+        every = [f"{PLACEHOLDER}(?P<kept>)", *own_kinds, f"(?:(?<![A-Za-z])|(?![A-Za-z]))(?:{here})"]
+        self._scan = re.compile("|".join(every), re.ASCII)
 
     def find(self, text: str) -> Sequence[Found]:
         """What is in a text, in order, without overlaps."""
@@ -90,14 +93,12 @@ class Patterns:
         found: list[Found] = []
         place = 0
         while match := self._scan.search(view, place):
-            start, group = match.start(), match.lastgroup or ""
-            if group == "maybe":
-                one = _decide(view, start)
+            start, group = match.start(), (match.lastgroup or "").partition("_")[0]
+            if match.lastgroup is not None and match.lastgroup[0].isupper():  # a pattern of one's own
+                one: Found | None = Found(start, match.end(), match.lastgroup)
             elif group in _CHECKS:
-                one = _CHECKS[group](view, start, match.end())
-            else:  # a pattern of one's own, or a placeholder
-                one = Found(start, match.end(), group)
-            if one is None and group != "maybe":  # nothing of that kind, but perhaps a number
+                one = _CHECKS[group](view, start, match.end()) or _decide(view, start)
+            else:
                 one = _decide(view, start)
             place = start + 1 if one is None else max(one.end, start + 1)
             if one is not None and one.kind != "kept" and one.end > one.start:
@@ -207,7 +208,12 @@ def _block(view: str, start: int, end: int) -> Found | None:
     return Found(start, end, "KEY")
 
 
+def _kept(view: str, start: int, end: int) -> Found | None:
+    return Found(start, end, "kept")
+
+
 _CHECKS: Final[dict[str, Callable[[str, int, int], Found | None]]] = {
+    "kept": _kept,
     "email": _email,
     "ipv4": _ipv4,
     "ipv6": _ipv6,
