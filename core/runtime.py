@@ -96,7 +96,7 @@ class Engine:
             tokenizer_sha256: digest of ``tokenizer``; where the last one loaded was the same, it is shared.
         """
         try:
-            words = _tokenizer_of(tokenizer, tokenizer_sha256, max_tokens)
+            words = shared_tokenizer(tokenizer, tokenizer_sha256, max_tokens)
             session = onnxruntime.InferenceSession(
                 str(model), sess_options=_options(threads), providers=_providers(device)
             )
@@ -290,6 +290,12 @@ class Servable:
         if fault:
             raise UnservableBundle(f"{version}: {fault}")
 
+    def remember_known_texts(self) -> None:
+        """Compute what the graph makes of the known texts, which a version that shares the session is compared by."""
+        if self._head is not None:
+            for probe in self.manifest.probes:
+                self.engine.embed_alone(self.task.text_of(dict.fromkeys(self.task.input_fields, probe.text)))
+
     def ask(self, text: str) -> Array:
         """Logits of shape (labels,) of one text in every field of the task, by itself."""
         inputs = dict.fromkeys(self.task.input_fields, text)
@@ -301,7 +307,7 @@ class Servable:
         return row
 
 
-def _tokenizer_of(path: Path, sha256: str, max_tokens: int) -> Tokenizer:
+def shared_tokenizer(path: Path, sha256: str, max_tokens: int) -> Tokenizer:
     """A tokenizer, shared with the last one that was loaded if it is the same.
 
     Reading one takes 40 ms and holds the interpreter's lock all the while: every request waits. Most versions have their

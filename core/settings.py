@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     )
     batch_tokens: int = Field(default=2048, ge=8, description="tokens, padding included, that one batch may hold")
     queue_limit: int = Field(default=1024, ge=1, description="texts that may wait; more are answered 429")
-    registry_poll_s: float = Field(default=0.5, gt=0, description="how often a newer promotion is looked for")
+    registry_poll_s: float = Field(default=0.25, gt=0, description="how often a newer promotion is looked for")
     swap_latency_ratio: float = Field(
         default=5.0, gt=0, description="time of one text that a new version may take, in the live version's"
     )

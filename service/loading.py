@@ -16,7 +16,7 @@ from service.memory import available_bytes, check_fits
 from service.metrics import SWAP_SECONDS, TRIALS_UNAVAILABLE
 from service.threads import at_low_priority
 from service.trial import Trial
-from service.warmup import warm_up
+from service.warmup import TRIAL_SHAPES, warm_up
 
 _SLOW_S: Final = 1.0
 """Of the processor for one short text: what takes longer is not served, whatever was live before."""
@@ -150,9 +150,9 @@ class Loader:
                 raise UnservableBundle(f"{version}: {error}") from error
         if not sharing:  # or the session is the lender's, and warm
             with timed("warmup"):
+                if known_answers:  # no trial has shown it just now
+                    warm_up(servable, TRIAL_SHAPES)
                 warm_up(servable)
-                for probe in bundle.manifest.probes:  # so that a version that shares the session is compared at once
-                    servable.ask(probe.text)
         return servable
 
 

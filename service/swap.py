@@ -22,7 +22,7 @@ from core.registry.versions import forget_cached
 from core.runtime import Servable
 from service.loading import Loader, timed
 from service.metrics import REFUSED_BUNDLES, REGISTRY_ERRORS, SWAPS
-from service.threads import Backoff, Loop
+from service.threads import Backoff, Loop, at_low_priority
 
 _ACTOR: Final = "service"
 _log = get_logger()
@@ -262,6 +262,9 @@ class Swapper:
 
     def _keep_rollback_at_hand(self) -> None:
         """Load what a rollback would return to, so that it is a matter of milliseconds after a restart, too."""
+        entries, newest = self._registry.promotions.entries(fresh=False), self._newest
+        if newest is None or entries[-1].number != newest.number:
+            return  # the log has moved on meanwhile, perhaps back to the very version that would be let go
         target = self._registry.promotions.rollback_target(fresh=False)
         if target is None or target in self._refused or self.servable is None or self._at_hand(target) is not None:
             return
@@ -314,6 +317,8 @@ class Swapper:
         )  # fmt: skip
         self._on_change()
         self._let_go(before.servable if before else None)
+        # So that the next version that shares the session is compared at once; it took part of the wait for this one before.
+        at_low_priority(servable.remember_known_texts)
 
     def _verdict(self, version: str) -> tuple[Verdict | None, bool]:
         """What the gate said, and True if that could be read: going live does not hang on it."""
