@@ -101,11 +101,14 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where models run; auto: the GPU where there is one"
     )
+    gpu_memory_bytes: int = Field(
+        default=0, ge=0, description="GPU memory that each model in the service may allocate; 0: no limit"
+    )
     workers: int = Field(
         default=1, ge=1, le=256, description="processes of the service; one serves up to four cores best"
     )
     lanes: int = Field(
-        default=0, ge=0, description="threads of a process that call the model; 0: its workers' share of the cores"
+        default=0, ge=0, description="threads of a process that call the model; 0: its workers' share of the cores, or two on a GPU"
     )
     batch_tokens: int = Field(default=2048, ge=8, description="tokens, padding included, that one batch may hold")
     queue_limit: int = Field(default=1024, ge=1, description="texts that may wait; more are answered 429")

@@ -48,6 +48,7 @@ class Loader:
         model: str,
         task: str,
         device: str = "auto",
+        gpu_memory_bytes: int = 0,
         trial: Trial | None = None,
         latency_ratio: float = 5.0,
         max_model_bytes: int = 0,
@@ -60,6 +61,7 @@ class Loader:
             model: whose versions.
             task: what they must be for.
             device: where they run.
+            gpu_memory_bytes: what each may allocate on a GPU; 0: no limit.
             trial: where versions are tried; None: nowhere.
             latency_ratio: the time of one text that a version may take, in the live version's.
             max_model_bytes: size of the files of a version, at most; 0: what fits in memory.
@@ -68,6 +70,7 @@ class Loader:
         self._model = model
         self._task = task
         self._device = device
+        self._gpu_memory_bytes = gpu_memory_bytes
         self._trial = trial
         self._latency_ratio = latency_ratio
         self._max_model_bytes = max_model_bytes
@@ -145,7 +148,13 @@ class Loader:
         version = bundle.manifest.version
         with timed("load"):
             try:
-                servable = Servable.load(bundle, device=self._device, sharing=sharing, known_answers=known_answers)
+                servable = Servable.load(
+                    bundle,
+                    device=self._device,
+                    gpu_memory_bytes=self._gpu_memory_bytes,
+                    sharing=sharing,
+                    known_answers=known_answers,
+                )
             except BadSettings as error:  # its manifest names something that this program does not know
                 raise UnservableBundle(f"{version}: {error}") from error
         if not sharing:  # or the session is the lender's, and warm

@@ -18,6 +18,7 @@ from core.eventlog import open_log
 from core.events import now
 from core.logs import get_logger
 from core.registry import Registry
+from core.sessions import wants_gpu
 from core.settings import Settings
 from core.status import StatusFile
 from core.tasks import get_task
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _STATUS_EVERY_S: Final = 1.0
 _ACKNOWLEDGED: Final = 20_000
+_GPU_LANES: Final = 2
 _log = get_logger()
 T = TypeVar("T")
 
@@ -56,13 +58,20 @@ class Program:
         self.keys = Keys(settings.api_keys)
         self.hosts = Hosts(settings.allowed_hosts)
         self.registry = Registry(settings.registry_store_url, settings.model)
-        self.trial = Trial(device=settings.device, timeout_s=settings.trial_timeout_s) if POSSIBLE else None
+        self.trial = None
+        if POSSIBLE:
+            self.trial = Trial(
+                device=settings.device,
+                gpu_memory_bytes=settings.gpu_memory_bytes,
+                timeout_s=settings.trial_timeout_s,
+            )
         self.loader = Loader(
             self.registry,
             _cache_folder(settings),
             model=settings.model,
             task=settings.task,
             device=settings.device,
+            gpu_memory_bytes=settings.gpu_memory_bytes,
             trial=self.trial,
             latency_ratio=settings.swap_latency_ratio,
             max_model_bytes=settings.max_model_bytes,
@@ -70,7 +79,7 @@ class Program:
         self.swapper = Swapper(self.registry, self.loader, poll_s=settings.registry_poll_s, on_change=self.write_status)
         self.batcher = Batcher(
             lambda: self.swapper.servable,
-            lanes=settings.lanes or max(1, usable_cores() // settings.workers),
+            lanes=settings.lanes or _lanes(settings),
             queue_limit=settings.queue_limit,
             batch_tokens=settings.batch_tokens,
         )
@@ -205,6 +214,11 @@ class Program:
             self._parent = None
             os.kill(os.getpid(), signal.SIGTERM)
         return _STATUS_EVERY_S
+
+
+def _lanes(settings: Settings) -> int:
+    """A lane for each core that its workers leave it; on a GPU, which does one call at a time, one prepares while one waits."""
+    return _GPU_LANES if wants_gpu(settings.device) else max(1, usable_cores() // settings.workers)
 
 
 def _cache_folder(settings: Settings) -> Path:

@@ -49,14 +49,16 @@ class Report:
 class Trial:
     """Tries versions, one at a time. Thread-safe."""
 
-    def __init__(self, *, device: str = "auto", timeout_s: float = 30.0) -> None:
+    def __init__(self, *, device: str = "auto", gpu_memory_bytes: int = 0, timeout_s: float = 30.0) -> None:
         """Prepare; no process is started yet.
 
         Args:
             device: where models run, as for Servable.load.
+            gpu_memory_bytes: what a version may allocate there on a GPU, as for Servable.load.
             timeout_s: seconds that a trial may take, without those in which it waits for a processor.
         """
         self._device = device
+        self._gpu_memory_bytes = gpu_memory_bytes
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,6 +100,7 @@ class Trial:
         request = {
             "directory": str(bundle.directory),
             "device": self._device,
+            "gpu_memory": self._gpu_memory_bytes,
             "memory": min(most, available) if available is not None else most,
             "seconds": self._timeout_s,
         }

@@ -61,8 +61,8 @@ def attempt(request: dict[str, Any]) -> dict[str, Any]:
     """Try one version in a child process.
 
     Args:
-        request: ``directory`` of the bundle, ``device``, and what the child may take: bytes of ``memory``, and ``seconds``
-            without those in which it waits for a processor.
+        request: ``directory`` of the bundle, ``device``, and what the child may take: bytes of ``memory`` and of
+            ``gpu_memory`` (0: no limit), and ``seconds`` without those in which it waits for a processor.
 
     Returns:
         ``seconds`` that one text takes, ``memory`` that was taken and ``cpu`` time; or why it is ``refused``; or why the
@@ -164,7 +164,7 @@ def _try(request: dict[str, Any]) -> dict[str, Any]:
     before = _mapped("VmRSS")
     try:
         bundle = ModelBundle.open(directory, names=())  # the service has just verified the digests
-        servable = Servable.load(bundle, device=request["device"])
+        servable = Servable.load(bundle, device=request["device"], gpu_memory_bytes=request["gpu_memory"])
         warm_up(servable, TRIAL_SHAPES)
         seconds = time_of_one(servable)
     except RatchetError as error:
