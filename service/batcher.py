@@ -124,7 +124,15 @@ _NOT_ENCODED: Final = Encoded(np.empty(0, dtype=np.int64), False)
 class Batcher:
     """The queue before the model and the lanes behind it."""
 
-    def __init__(self, live: Callable[[], Servable | None], *, lanes: int, queue_limit: int, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        live: Callable[[], Servable | None],
+        *,
+        lanes: int,
+        queue_limit: int,
+        batch_tokens: int,
+        queue_wait_s: float = math.inf,
+    ) -> None:
         """Prepare the lanes.
 
         Args:
@@ -132,9 +140,11 @@ class Batcher:
             lanes: threads.
             queue_limit: texts that may wait.
             batch_tokens: tokens, padding included, of one call of the model.
+            queue_wait_s: seconds that a text may have to wait for those before it.
         """
         self._live = live
         self._queue_limit = queue_limit
+        self._queue_wait_s = queue_wait_s
         self._batch_tokens = batch_tokens
         self._fresh: list[_Text] = []  # heaps, what is due first on top: not tokenized yet,
         self._ready: list[_Text] = []  # and ready to be run
@@ -184,7 +194,7 @@ class Batcher:
         Raises:
             ClientGone: ``gone`` said so when it was the request's turn.
             NotReady: no model is live.
-            Overloaded: the queue is full, or what waits would take longer than ``timeout_s``.
+            Overloaded: the queue is full, or what waits would take longer than ``queue_wait_s`` or ``timeout_s``.
             DeadlineExceeded: not all were answered within ``timeout_s`` seconds.
         """
         request = _Request(len(inputs), gone)
@@ -213,10 +223,11 @@ class Batcher:
     def _refuse_too_much(self, more: int, timeout_s: float) -> None:
         pace = self._rate * len(self._lanes)
         wait_s = self._waiting_work / pace if pace else 0.0
-        if wait_s > timeout_s and more == 1:  # most of it may be due after a text by itself
+        longest_s = min(timeout_s, self._queue_wait_s)
+        if wait_s > longest_s and more == 1:  # most of it may be due after a text by itself
             due = (text.work for text in (*self._fresh, *self._ready) if text.order[0] <= self._clock)
             wait_s = sum(due) / pace
-        if self._waiting + more <= self._queue_limit and wait_s <= timeout_s:
+        if self._waiting + more <= self._queue_limit and wait_s <= longest_s:
             return
         raise Overloaded(f"{self._waiting} texts wait already; try again after a moment", retry_after_s=wait_s)
 

@@ -25,11 +25,12 @@ from core.tasks import get_task
 from service.auth import Hosts, Keys
 from service.batcher import Batcher
 from service.drainer import Drainer
-from service.loading import Loader
+from service.loading import Limits, Loader
 from service.metrics import Reading
 from service.outbox import Outbox
 from service.problems import DeadlineExceeded
 from service.recorder import Recorder
+from service.scout import Scout
 from service.swap import Swapper
 from service.threads import Loop
 from service.trial import POSSIBLE, Trial
@@ -71,17 +72,21 @@ class Program:
             model=settings.model,
             task=settings.task,
             device=settings.device,
-            gpu_memory_bytes=settings.gpu_memory_bytes,
             trial=self.trial,
-            latency_ratio=settings.swap_latency_ratio,
-            max_model_bytes=settings.max_model_bytes,
+            limits=Limits(
+                latency_ratio=settings.swap_latency_ratio,
+                max_model_bytes=settings.max_model_bytes,
+                gpu_memory_bytes=settings.gpu_memory_bytes,
+            ),
         )
         self.swapper = Swapper(self.registry, self.loader, poll_s=settings.registry_poll_s, on_change=self.write_status)
+        self.scout = Scout(self.registry, self.loader, at_hand=self.swapper.loaded)
         self.batcher = Batcher(
             lambda: self.swapper.servable,
             lanes=settings.lanes or _lanes(settings),
             queue_limit=settings.queue_limit,
             batch_tokens=settings.batch_tokens,
+            queue_wait_s=settings.queue_wait_s,
         )
         self.event_log = open_log(settings.event_log_url, partitions=settings.log_partitions)
         self.recorder = Recorder(self.event_log, limit=settings.record_queue)
@@ -111,7 +116,7 @@ class Program:
         if self.trial is not None:
             self.trial.start()
         self.outbox.start(self.drainer.wake)
-        for part in (self.drainer, self.recorder, self.batcher, self.swapper, self._keeper):
+        for part in (self.drainer, self.recorder, self.batcher, self.swapper, self.scout, self._keeper):
             part.start()
 
     def stop(self, timeout_s: float = 8.0) -> None:
@@ -124,6 +129,7 @@ class Program:
         if self.trial is not None:
             self.trial.stop()
         self._keeper.stop(left(0.2))
+        self.scout.stop(left(0.2))
         self.swapper.stop(left(0.2))
         self.batcher.stop(left(0.2))
         self.outbox.stop(left(0.5))

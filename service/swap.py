@@ -129,7 +129,7 @@ class Swapper:
         """Load a version that an operator wants to promote, and keep it at hand for the swap. Raises as Loader.load."""
         with self._loading:
             if self._at_hand(version) is None:
-                self._prepared = self._loader.load(version, sharing=self._loaded(), live=self._live_manifest())
+                self._prepared = self._loader.load(version, sharing=self.loaded(), live=self._live_manifest())
 
     def step(self) -> float:
         """Look once; returns the seconds to the next look."""
@@ -253,7 +253,7 @@ class Swapper:
                 # Going back must always be possible, also to what was slower.
                 onward = candidate.kind == PromotionKind.PROMOTE and version == champion.version
                 live = self._live_manifest() if onward else None
-                return self._loader.load(version, sharing=self._loaded(), live=live)
+                return self._loader.load(version, sharing=self.loaded(), live=live)
             except (BundleError, UnknownVersion) as error:
                 self._refuse(candidate, str(error))
                 if version == champion.version and not isinstance(error, UnknownVersion):
@@ -271,7 +271,7 @@ class Swapper:
         if not self._loading.acquire(blocking=False):  # an operator is trying a version: at a later look
             return
         try:
-            self._resident = self._loader.load(target, sharing=self._loaded())
+            self._resident = self._loader.load(target, sharing=self.loaded())
         except (BundleError, UnknownVersion) as error:
             self._refused[target] = (0, str(error))
             _log.warning("a rollback could not return to this version", version=target, reason=str(error))
@@ -282,10 +282,15 @@ class Swapper:
         return self._live.servable.manifest if self._live else None
 
     def _at_hand(self, version: str) -> Servable | None:
-        return next((servable for servable in self._loaded() if servable.version == version), None)
+        return next((servable for servable in self.loaded() if servable.version == version), None)
 
-    def _loaded(self) -> list[Servable]:
+    def loaded(self) -> list[Servable]:
+        """The servables in memory."""
         return [servable for servable in (self.servable, self._resident, self._prepared) if servable is not None]
+
+    def _in_use(self) -> set[str]:
+        """Versions whose files are still wanted."""
+        return {self._loader.expected, *(servable.version for servable in self.loaded())}
 
     def _refuse(self, candidate: Promotion, reason: str) -> None:
         self._refused[candidate.version] = (candidate.number, reason)
@@ -344,7 +349,7 @@ class Swapper:
             return
         try:
             self._untidy = False
-            forget_cached(self._loader.cache, keep={servable.version for servable in self._loaded()})
+            forget_cached(self._loader.cache, keep=self._in_use())
         finally:
             self._loading.release()
         gc.collect()

@@ -51,7 +51,9 @@ def main() -> None:
 
 def remember_tokenizer(directory: Path) -> None:
     """Read the tokenizer of a version that has passed: most later ones have the same, and their children find it here."""
-    with contextlib.suppress(Exception):  # the service may have moved on and removed the folder; tokenizers raises its own
+    with contextlib.suppress(
+        Exception
+    ):  # the service may have moved on and removed the folder; tokenizers raises its own
         bundle = ModelBundle.open(directory, names=())
         entry = bundle.manifest.files[TOKENIZER]
         shared_tokenizer(bundle.path(TOKENIZER), entry.sha256, bundle.manifest.max_tokens)
@@ -62,7 +64,7 @@ def attempt(request: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         request: ``directory`` of the bundle, ``device``, and what the child may take: bytes of ``memory`` and of
-            ``gpu_memory`` (0: no limit), and ``seconds`` without those in which it waits for a processor.
+            ``gpu_memory`` (0: no limit), ``seconds`` without those in which it waits for a processor, and ``niceness``.
 
     Returns:
         ``seconds`` that one text takes, ``memory`` that was taken and ``cpu`` time; or why it is ``refused``; or why the
@@ -137,6 +139,7 @@ def _be_the_child(request: dict[str, Any], writer: int, errors: IO[bytes]) -> No
         for standard, target in ((0, nothing), (1, nothing), (2, errors.fileno())):
             os.dup2(target, standard)
         _limit(request)
+        os.nice(request["niceness"])
         os.write(writer, json.dumps(_try(request)).encode()[:_MOST_TOLD])
     except MemoryError:
         os.write(writer, json.dumps({"refused": _too_much_memory(request)}).encode())

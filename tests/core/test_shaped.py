@@ -1,6 +1,7 @@
 """Calls in fixed shapes say what plain calls say. On the CPU: the buffers and shapes are the same as on a GPU."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,11 +85,11 @@ def test_a_replay_that_says_something_else_is_found(session: onnxruntime.Inferen
     class Stale(ShapedRuns):
         """What a failed capture does: it answers the first call for ever."""
 
-        _first: list[Array] = []
+        first: list[Array] | None = None
 
-        def run(self, ids: Ids, mask: Ids, outputs: list[str]) -> list[Array]:  # type: ignore[override]
-            self._first = self._first or super().run(ids, mask, outputs)
-            return self._first
+        def run(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
+            self.first = self.first or super().run(ids, mask, outputs)
+            return self.first
 
     with pytest.raises(ArithmeticError, match="a replayed call gives another"):
         prove(session, Stale(session, pad=0, device="cpu", capture=True))
