@@ -6,18 +6,16 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from core.logs import get_logger
 from core.shaped import ShapedRuns
 
 _INPUTS: Final = {"input_ids", "attention_mask"}
 _CUDA: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
 _CLOSE: Final = 1e-2  # half precision on a GPU is allowed to sum in another order
-_log = get_logger()
 
 
 def open_session(
-    model: Path, *, threads: int, device: str, gpu_memory_bytes: int = 0, pad: int = 0
+    model: Path, *, threads: int, device: str, gpu_memory_bytes: int = 0, pad: int = 0, capture: bool = False
 ) -> tuple[onnxruntime.InferenceSession, ShapedRuns | None]:
     """A session and, on a GPU, the way to call it there. Raises whatever ONNX Runtime raises.
 
@@ -27,28 +25,22 @@ def open_session(
         device: ``cpu``, ``cuda``, or ``auto`` for the GPU where there is one.
         gpu_memory_bytes: what the session may allocate there; 0: no limit.
         pad: token id of padding.
+        capture: True captures CUDA graphs. Off, because ONNX Runtime keeps them for each thread, and while one is captured
+            no other thread of the process may allocate on the GPU: a swap beside lanes would.
     """
     if not wants_gpu(device):
         return _session(model, threads, [_CPU]), None
     onnxruntime.preload_dlls()
-    try:
-        session = _session(model, threads, [(_CUDA, gpu_options(gpu_memory_bytes, capture=True)), _CPU])
-        shaped = ShapedRuns(session, pad=pad, device="cuda", capture=True)
-        if not _takes_text(session) or session.get_providers()[0] != _CUDA:
-            return session, None
-        prove(session, shaped)
-    except Exception as error:  # ONNX Runtime raises its own kinds; some graphs cannot be captured
-        _log.warning("no CUDA graphs for this model; it is called without", model=str(model), reason=str(error)[:300])
-    else:
-        return session, shaped
-    session = _session(model, threads, [(_CUDA, gpu_options(gpu_memory_bytes, capture=False)), _CPU])
+    session = _session(model, threads, [(_CUDA, gpu_options(gpu_memory_bytes, capture=capture)), _CPU])
     if not _takes_text(session) or session.get_providers()[0] != _CUDA:
         return session, None
-    return session, ShapedRuns(session, pad=pad, device="cuda", capture=False)
+    shaped = ShapedRuns(session, pad=pad, device="cuda", capture=capture)
+    prove(session, shaped)
+    return session, shaped
 
 
 def wants_gpu(device: str) -> bool:
-    """Whether a GPU is asked for and there is one.
+    """Whether a GPU is asked for and ONNX Runtime can use one; for ``auto``, whether there is one.
 
     ONNX Runtime names CUDA as available wherever its wheel is; asked for without a GPU, it prints errors.
     """
@@ -66,7 +58,7 @@ def gpu_options(memory_bytes: int, *, capture: bool) -> dict[str, str]:
 
 
 def prove(session: onnxruntime.InferenceSession, shaped: ShapedRuns) -> None:
-    """Raise ArithmeticError unless a replayed call says what a plain one says: a capture that fails may do so silently."""
+    """Raise ArithmeticError unless a repeated call says what a plain one says: a capture that fails may do so silently."""
     outputs = [item.name for item in session.get_outputs()]
     for ids in (np.array([[2, 3, 4]]), np.array([[5, 6, 7]])):  # the first call captures, the second replays
         mask = np.ones_like(ids)

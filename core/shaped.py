@@ -2,8 +2,8 @@
 
 There a small model is done sooner than the hundreds of kernels of one call are launched. A CUDA graph launches them all at
 once, but only for arrays of the same shape at the same place. So a batch is filled up to the next of a few shapes, written
-into that shape's buffers and read from them; each shape's graph is captured by its first call. On the CPU filling up costs
-more than it saves, so there the session is called as it is.
+into that shape's buffers and read from them; where graphs are captured, the first call in a shape does it. On the CPU
+filling up costs more than it saves, so there the session is called as it is.
 
 Sources: ONNX Runtime, "Using CUDA Graphs" and "I/O Binding" (CUDA execution provider and performance documentation).
 """
@@ -39,6 +39,9 @@ class _Slot:
     options: onnxruntime.RunOptions
 
 
+_Key = tuple[tuple[str, ...], int, int]
+
+
 class ShapedRuns:
     """Runs batches in fixed shapes. Thread-safe, one call at a time: a captured graph has one set of buffers."""
 
@@ -55,7 +58,7 @@ class ShapedRuns:
         self._pad = pad
         self._device = device
         self._capture = capture
-        self._slots: dict[tuple[tuple[str, ...], int, int], _Slot] = {}
+        self._slots: dict[_Key, _Slot | None] = {}  # None: that shape fails
         self._lock = threading.Lock()
 
     @property
@@ -76,16 +79,25 @@ class ShapedRuns:
             if shape is None:
                 return self.run_plain(ids, mask, outputs)
             key = (tuple(outputs), *shape)
-            slot = self._slots.get(key)
-            if slot is None:
+            if key not in self._slots:
                 # Its columns are known by a call without a graph, which also does what cannot be captured: allocating.
                 sizes = [array.shape[1:] for array in self.run_plain(ids[:1], mask[:1], outputs)]
-                slot = self._slots[key] = self._bind(key, sizes)
-            slot.inputs["input_ids"].update_inplace(_filled(ids, shape, self._pad, column=self._pad))
-            # A row without any token would divide by zero.
-            slot.inputs["attention_mask"].update_inplace(_filled(mask, shape, 0, column=1))
-            self._session.run_with_iobinding(slot.binding, slot.options)
-            return [np.array(value.numpy()[: len(ids)]) for value in slot.outputs]
+                self._slots[key] = self._bind(key, sizes)
+            slot = self._slots[key]
+            if slot is None:
+                return self.run_plain(ids, mask, outputs)
+            try:
+                return self._run_in(slot, ids, mask, shape)
+            except Exception:  # ONNX Runtime raises its own kinds
+                self._slots[key] = None
+                return self.run_plain(ids, mask, outputs)
+
+    def _run_in(self, slot: _Slot, ids: Ids, mask: Ids, shape: tuple[int, int]) -> list[Array]:
+        slot.inputs["input_ids"].update_inplace(_filled(ids, shape, self._pad, column=self._pad))
+        # A row without any token would divide by zero.
+        slot.inputs["attention_mask"].update_inplace(_filled(mask, shape, 0, column=1))
+        self._session.run_with_iobinding(slot.binding, slot.options)
+        return [np.array(value.numpy()[: len(ids)]) for value in slot.outputs]
 
     def run_plain(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
         """The same without fixed shapes and without a graph."""

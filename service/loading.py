@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ _SLOW_S: Final = 1.0
 _QUICK_S: Final = 0.005
 """What takes less is never refused as slow: five times next to nothing is still nothing."""
 _REMEMBERED: Final = 64
+_PATIENCE_S: Final = 2.0  # about what an early trial still takes
 _EARLY: Final = 5  # more niceness for what nobody waits for yet; with much more, whoever comes to wait waits long
 
 _log = get_logger()
@@ -113,7 +115,8 @@ class Loader:
     def expect(self, version: str, *, sharing: Sequence[Servable] = ()) -> None:
         """Fetch and try a version that may be promoted soon, with less claim on the processor. Raises as :meth:`load`."""
         self.expected = version
-        bundle, lends = self._fetch(version, sharing)
+        bundle, lends = at_low_priority(partial(self._fetch, version, sharing))
+        del sharing  # a trial takes its time; what is let go meanwhile is to be freed
         if not lends:
             self._try(bundle, None, niceness=_EARLY)
 
@@ -145,13 +148,24 @@ class Loader:
         graph = _graph(manifest)
         seconds = self._passed.get(graph)
         if seconds is None:
-            with self._trying:  # whoever comes while the same is tried waits for its end instead of trying it again
-                seconds = self._passed.get(graph)
+            with self._turn(self._trial, is_early=niceness > 0):
+                seconds = self._passed.get(graph)  # whoever came while the same was tried need not try it again
                 if seconds is None:
                     seconds = self._hold_trial(self._trial, bundle, niceness)
                     self._remember(manifest.version, graph, seconds)
         if live is not None and _graph(live) != graph:
             self._check_speed(manifest.version, seconds, live)
+
+    @contextmanager
+    def _turn(self, trial: Trial, *, is_early: bool) -> Iterator[None]:
+        """One trial at a time; one that nobody waits for is ended where it keeps a promotion waiting."""
+        if not self._trying.acquire(timeout=-1 if is_early else _PATIENCE_S):
+            trial.interrupt()
+            self._trying.acquire()
+        try:
+            yield
+        finally:
+            self._trying.release()
 
     def _remember(self, version: str, graph: _Graph, seconds: float) -> None:
         self._passed[graph] = seconds
@@ -177,7 +191,9 @@ class Loader:
         return report.seconds
 
     def _check_speed(self, version: str, seconds: float, live: Manifest) -> None:
-        of_live = self._passed.get(_graph(live))
+        of_live = self._passed.pop(_graph(live), None)
+        if of_live is not None:
+            self._passed[_graph(live)] = of_live  # the last to be forgotten
         if of_live is not None and seconds > max(_QUICK_S, self._limits.latency_ratio * of_live):
             raise UnservableBundle(
                 f"{version} is too slow: {_ms(seconds)} for one text, the live version takes {_ms(of_live)} "

@@ -19,7 +19,7 @@ from core.errors import BundleError, RegistryUnavailable, TrialUnavailable, Unkn
 from core.logs import get_logger
 from core.registry import Promotion, PromotionKind, Registry, Verdict
 from core.registry.versions import forget_cached
-from core.runtime import Servable
+from core.runtime import Engine, Servable
 from service.loading import Loader, timed
 from service.metrics import REFUSED_BUNDLES, REGISTRY_ERRORS, SWAPS
 from service.threads import Backoff, Loop, at_low_priority
@@ -79,6 +79,7 @@ class Swapper:
         self._backoff = Backoff(longest_s=30.0)
         self._untidy = False  # the servable has changed and what is not needed any more is still there
         self._loading = threading.Lock()
+        self._remembered: Engine | None = None
         self._loop = Loop("swap", self.step)
 
     @property
@@ -154,6 +155,7 @@ class Swapper:
             self._follow(newest)
             self._tidy()
             self._keep_rollback_at_hand()
+            self._remember_known_texts()
         except TrialUnavailable as error:
             if untried is None:
                 _log.warning("no version can be tried now; what is live stays live", error=str(error))
@@ -262,10 +264,9 @@ class Swapper:
 
     def _keep_rollback_at_hand(self) -> None:
         """Load what a rollback would return to, so that it is a matter of milliseconds after a restart, too."""
-        entries, newest = self._registry.promotions.entries(fresh=False), self._newest
-        if newest is None or entries[-1].number != newest.number:
-            return  # the log has moved on meanwhile, perhaps back to the very version that would be let go
         target = self._registry.promotions.rollback_target(fresh=False)
+        if self._is_outdated():
+            return  # perhaps back to the very version that would be let go
         if target is None or target in self._refused or self.servable is None or self._at_hand(target) is not None:
             return
         if not self._loading.acquire(blocking=False):  # an operator is trying a version: at a later look
@@ -277,6 +278,23 @@ class Swapper:
             _log.warning("a rollback could not return to this version", version=target, reason=str(error))
         finally:
             self._loading.release()
+
+    def _is_outdated(self) -> bool:
+        """True if the log has moved on since this look began."""
+        entries, newest = self._registry.promotions.entries(fresh=False), self._newest
+        return newest is None or entries[-1].number != newest.number
+
+    def _remember_known_texts(self) -> None:
+        """Once for a session, and after all else: the next version that shares it is compared at once then."""
+        servable = self.servable
+        if servable is None or servable.engine is self._remembered or self._is_outdated():
+            return
+        self._remembered = servable.engine
+        at_low_priority(servable.remember_known_texts)
+
+    def is_loading(self) -> bool:
+        """True while a version is tried or loaded for a promotion."""
+        return self._loading.locked()
 
     def _live_manifest(self) -> Manifest | None:
         return self._live.servable.manifest if self._live else None
@@ -322,8 +340,6 @@ class Swapper:
         )  # fmt: skip
         self._on_change()
         self._let_go(before.servable if before else None)
-        # So that the next version that shares the session is compared at once; it took part of the wait for this one before.
-        at_low_priority(servable.remember_known_texts)
 
     def _verdict(self, version: str) -> tuple[Verdict | None, bool]:
         """What the gate said, and True if that could be read: going live does not hang on it."""

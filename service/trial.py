@@ -85,6 +85,12 @@ class Trial:
         if process is not None:
             _end(process)
 
+    def interrupt(self) -> None:
+        """End the trial that is under way; to whoever holds it, it is unavailable."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def run(self, bundle: ModelBundle, *, available: int | None = None, niceness: int = 0) -> Report:
         """Load, check, warm up and time a bundle whose digests were verified.
 

@@ -101,8 +101,7 @@ def learn(bundles: Sequence[ModelBundle], texts: Sequence[str], *, count: int, s
     labels = {label: row for row, label in enumerate(bundles[0].manifest.labels)}
     kept = [texts[row] for row in chosen]
     # In a long run some batch is stranger than all of these: what is still a third of the way to another version is its own.
-    allowed = max(tolerance, least / _FAR)
-    return Offline(texts=kept, labels=labels, expected=expected, tolerance=allowed, separation=least)
+    return Offline(texts=kept, labels=labels, expected=expected, tolerance=least / _FAR, separation=least)
 
 
 def _noise(found: Array, expected: Array) -> Array:

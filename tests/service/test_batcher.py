@@ -258,7 +258,8 @@ def test_nobody_waits_longer_than_is_allowed_however_much_time_the_request_has(m
         model.gate.clear()
         first = ask_each(batcher, "busy")
         await asyncio.to_thread(wait_until, lambda: len(model.batches) > before)
-        waiting = ask_each(batcher, *(f"{long} {n}" for n in range(300)))
+        many = [texts(f"{long} {n}") for n in range(300)]
+        waiting = [asyncio.create_task(batcher.predict(item, timeout_s=1000)) for item in many]
         await asyncio.sleep(0.05)
         refused = [task for task in waiting if task.done()]
         assert refused, "the queue has room for all of them"
