@@ -17,6 +17,8 @@ from core.events import Inputs
 from core.head import LinearHead
 from core.known_answers import difference
 from core.masking import Masker
+from core.sessions import open_session
+from core.shaped import ShapedRuns
 from core.tasks import Task, get_task
 from core.tasks.base import Output
 
@@ -69,10 +71,13 @@ class EngineKey:
 class Engine:
     """A graph with its tokenizer on ONNX Runtime: texts in, arrays out. Thread-safe; several versions may share one."""
 
-    def __init__(self, tokenizer: Tokenizer, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, session: onnxruntime.InferenceSession, shaped: ShapedRuns | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._session = session
-        self.pad: int = tokenizer.token_to_id("[PAD]") or 0
+        self._shaped = shaped
+        self.pad = _pad_of(tokenizer)
         self._alone: dict[str | tuple[str, str], Array] = {}
 
     @classmethod
@@ -84,6 +89,7 @@ class Engine:
         max_tokens: int,
         threads: int = 1,
         device: str = "auto",
+        gpu_memory_bytes: int = 0,
         tokenizer_sha256: str = "",
     ) -> Self:
         """Load the two files. Raises UnservableBundle with the first line of what ONNX Runtime or tokenizers say.
@@ -94,16 +100,17 @@ class Engine:
             max_tokens: where texts are cut.
             threads: CPU threads that one call uses.
             device: as for :meth:`Servable.load`.
+            gpu_memory_bytes: as for :meth:`Servable.load`.
             tokenizer_sha256: digest of ``tokenizer``; where the last one loaded was the same, it is shared.
         """
         try:
-            words = _tokenizer_of(tokenizer, tokenizer_sha256, max_tokens)
-            session = onnxruntime.InferenceSession(
-                str(model), sess_options=_options(threads), providers=_providers(device)
+            words = shared_tokenizer(tokenizer, tokenizer_sha256, max_tokens)
+            session, shaped = open_session(
+                model, threads=threads, device=device, gpu_memory_bytes=gpu_memory_bytes, pad=_pad_of(words)
             )
         except Exception as error:  # onnxruntime and tokenizers raise bare Exceptions of their own kinds
             raise UnservableBundle(_first_line(error)) from error
-        return cls(words, session)
+        return cls(words, session, shaped)
 
     @property
     def provider(self) -> str:
@@ -133,6 +140,8 @@ class Engine:
         for row, item in enumerate(batch):
             ids[row, : len(item.ids)] = item.ids
             mask[row, : len(item.ids)] = 1
+        if self._shaped is not None:
+            return self._shaped.run(ids, mask, outputs)
         arrays: list[Array] = self._session.run(outputs, {"input_ids": ids, "attention_mask": mask})
         return arrays
 
@@ -176,6 +185,7 @@ class Servable:
         *,
         threads: int = 1,
         device: str = "auto",
+        gpu_memory_bytes: int = 0,
         sharing: Sequence["Servable"] = (),
         known_answers: bool = True,
     ) -> "Servable":
@@ -185,6 +195,7 @@ class Servable:
             bundle: the version to load; it needs the files that :func:`files_to_load` names.
             threads: CPU threads that one call of the model uses.
             device: ``cpu``, ``cuda``, or ``auto`` for the GPU where there is one.
+            gpu_memory_bytes: what it may allocate on a GPU; 0: no limit.
             sharing: servables at hand; one with the same graph and tokenizer lends its session, which takes no time.
             known_answers: False where a trial has just compared them on this machine.
 
@@ -196,7 +207,7 @@ class Servable:
         lender = _lender(key, sharing)
         try:
             head = _load_head(bundle)
-            engine = lender.engine if lender else _load_engine(bundle, key)
+            engine = lender.engine if lender else _load_engine(bundle, key, gpu_memory_bytes)
             servable = cls(bundle, engine, key, head)
         except (BadSettings, UnservableBundle) as error:
             raise UnservableBundle(f"{manifest.version} does not load: {error}") from error
@@ -296,6 +307,12 @@ class Servable:
         if fault:
             raise UnservableBundle(f"{version}: {fault}")
 
+    def remember_known_texts(self) -> None:
+        """Compute what the graph makes of the known texts, which a version that shares the session is compared by."""
+        if self._head is not None:
+            for probe in self.manifest.probes:
+                self.engine.embed_alone(self.task.text_of(dict.fromkeys(self.task.input_fields, probe.text)))
+
     def ask(self, text: str) -> Array:
         """Logits of shape (labels,) of one text in every field of the task, by itself."""
         inputs = dict.fromkeys(self.task.input_fields, text)
@@ -307,7 +324,7 @@ class Servable:
         return row
 
 
-def _tokenizer_of(path: Path, sha256: str, max_tokens: int) -> Tokenizer:
+def shared_tokenizer(path: Path, sha256: str, max_tokens: int) -> Tokenizer:
     """A tokenizer, shared with the last one that was loaded if it is the same.
 
     Reading one takes 40 ms and holds the interpreter's lock all the while: every request waits. Most versions have their
@@ -324,6 +341,10 @@ def _tokenizer_of(path: Path, sha256: str, max_tokens: int) -> Tokenizer:
     return tokenizer
 
 
+def _pad_of(tokenizer: Tokenizer) -> int:
+    return tokenizer.token_to_id("[PAD]") or 0
+
+
 def files_to_load(
     manifest: Manifest, *, threads: int = 1, device: str = "auto", sharing: Sequence[Servable] = ()
 ) -> tuple[str, ...]:
@@ -337,13 +358,14 @@ def _lender(key: EngineKey, sharing: Sequence[Servable]) -> Servable | None:
     return next((servable for servable in sharing if servable.lends_to(key)), None)
 
 
-def _load_engine(bundle: ModelBundle, key: EngineKey) -> Engine:
+def _load_engine(bundle: ModelBundle, key: EngineKey, gpu_memory_bytes: int) -> Engine:
     return Engine.load(
         bundle.path(MODEL),
         bundle.path(TOKENIZER),
         max_tokens=key.max_tokens,
         threads=key.threads,
         device=key.device,
+        gpu_memory_bytes=gpu_memory_bytes,
         tokenizer_sha256=key.tokenizer_sha256,
     )
 
@@ -360,26 +382,6 @@ def _check_shape(version: str, name: str, array: Any, shape: tuple[int, int]) ->
         raise UnservableBundle(f"{version}: {name} has shape {array.shape}, the manifest means {shape}")
     if not np.isfinite(array).all():
         raise UnservableBundle(f"{version}: {name} has values that are not finite")
-
-
-def _options(threads: int) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # A spinning thread burns a core that another lane, the event loop or training could use.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _providers(device: str) -> list[str]:
-    """ONNX Runtime names CUDA as available wherever its wheel is; asked for without a GPU, it prints errors."""
-    has_gpu = any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
-    wanted = device == "cuda" or (device == "auto" and has_gpu)
-    if wanted and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        onnxruntime.preload_dlls()
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    return ["CPUExecutionProvider"]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -114,15 +114,25 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where models run; auto: the GPU where there is one"
     )
+    gpu_memory_bytes: int = Field(
+        default=0, ge=0, description="GPU memory that each model in the service may allocate; 0: no limit"
+    )
     workers: int = Field(
         default=1, ge=1, le=256, description="processes of the service; one serves up to four cores best"
     )
     lanes: int = Field(
-        default=0, ge=0, description="threads of a process that call the model; 0: its workers' share of the cores"
+        default=0,
+        ge=0,
+        description="threads of a process that call the model; 0: its workers' share of the cores, or two on a GPU",
     )
     batch_tokens: int = Field(default=2048, ge=8, description="tokens, padding included, that one batch may hold")
+    queue_wait_s: float = Field(
+        default=2.0,
+        gt=0,
+        description="seconds that a text may have to wait for those before it; else it is answered 429",
+    )
     queue_limit: int = Field(default=1024, ge=1, description="texts that may wait; more are answered 429")
-    registry_poll_s: float = Field(default=0.5, gt=0, description="how often a newer promotion is looked for")
+    registry_poll_s: float = Field(default=0.25, gt=0, description="how often a newer promotion is looked for")
     swap_latency_ratio: float = Field(
         default=5.0, gt=0, description="time of one text that a new version may take, in the live version's"
     )

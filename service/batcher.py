@@ -124,7 +124,15 @@ _NOT_ENCODED: Final = Encoded(np.empty(0, dtype=np.int64), False)
 class Batcher:
     """The queue before the model and the lanes behind it."""
 
-    def __init__(self, live: Callable[[], Servable | None], *, lanes: int, queue_limit: int, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        live: Callable[[], Servable | None],
+        *,
+        lanes: int,
+        queue_limit: int,
+        batch_tokens: int,
+        queue_wait_s: float = math.inf,
+    ) -> None:
         """Prepare the lanes.
 
         Args:
@@ -132,9 +140,11 @@ class Batcher:
             lanes: threads.
             queue_limit: texts that may wait.
             batch_tokens: tokens, padding included, of one call of the model.
+            queue_wait_s: seconds that a text may have to wait for those before it.
         """
         self._live = live
         self._queue_limit = queue_limit
+        self._queue_wait_s = queue_wait_s
         self._batch_tokens = batch_tokens
         self._fresh: list[_Text] = []  # heaps, what is due first on top: not tokenized yet,
         self._ready: list[_Text] = []  # and ready to be run
@@ -184,7 +194,7 @@ class Batcher:
         Raises:
             ClientGone: ``gone`` said so when it was the request's turn.
             NotReady: no model is live.
-            Overloaded: the queue is full, or what waits would take longer than ``timeout_s``.
+            Overloaded: the queue is full, or what waits would take longer than ``queue_wait_s`` or ``timeout_s``.
             DeadlineExceeded: not all were answered within ``timeout_s`` seconds.
         """
         request = _Request(len(inputs), gone)
@@ -204,19 +214,20 @@ class Batcher:
         with self._condition:
             # An idle service takes a request of any size: with a queue shorter than it, it would never be answered.
             if self._waiting:
-                self._refuse_too_much(len(inputs), timeout_s)
+                self._refuse_too_much(servable, inputs, timeout_s)
             due = self._clock
             for index, item in enumerate(inputs):
                 due += self._add(servable, item, due, (request, index)) * _BIG_SHARE
             self._condition.notify(min(len(inputs), len(self._lanes)))
 
-    def _refuse_too_much(self, more: int, timeout_s: float) -> None:
+    def _refuse_too_much(self, servable: Servable, inputs: Sequence[Inputs], timeout_s: float) -> None:
         pace = self._rate * len(self._lanes)
         wait_s = self._waiting_work / pace if pace else 0.0
-        if wait_s > timeout_s and more == 1:  # most of it may be due after a text by itself
-            due = (text.work for text in (*self._fresh, *self._ready) if text.order[0] <= self._clock)
-            wait_s = sum(due) / pace
-        if self._waiting + more <= self._queue_limit and wait_s <= timeout_s:
+        longest_s = min(timeout_s, self._queue_wait_s)
+        if wait_s > longest_s:  # most of it may be due after this request
+            last = self._clock + _BIG_SHARE * sum(_work_of(servable, item) for item in inputs[:-1])
+            wait_s = sum(text.work for text in (*self._fresh, *self._ready) if text.order[0] <= last) / pace
+        if self._waiting + len(inputs) <= self._queue_limit and wait_s <= longest_s:
             return
         raise Overloaded(f"{self._waiting} texts wait already; try again after a moment", retry_after_s=wait_s)
 
@@ -229,8 +240,7 @@ class Batcher:
             COALESCED.inc()
             text.waiters.append(waiter)
             return 0
-        chars = sum(len(value) for value in inputs.values() if isinstance(value, str))
-        work = min(1 + chars // _CHARS_PER_TOKEN, servable.manifest.max_tokens)  # a longer text is cut
+        work = _work_of(servable, inputs)
         self._count += 1
         text = _Text(servable, inputs, key, (due, self._count), work)
         text.waiters.append(waiter)
@@ -374,6 +384,12 @@ def choose(texts: list[_Text], *, share: int, budget: int) -> tuple[list[_Text],
 
 def _length(text: _Text) -> int:
     return text.length
+
+
+def _work_of(servable: Servable, inputs: Inputs) -> int:
+    """About how many tokens; a longer text is cut."""
+    chars = sum(len(value) for value in inputs.values() if isinstance(value, str))
+    return min(1 + chars // _CHARS_PER_TOKEN, servable.manifest.max_tokens)
 
 
 def _key_of(servable: Servable, inputs: Inputs) -> object:

@@ -1,9 +1,11 @@
 """A version on its way from the registry to a servable that is warm: measured, fetched, verified, tried, loaded."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +18,15 @@ from service.memory import available_bytes, check_fits
 from service.metrics import SWAP_SECONDS, TRIALS_UNAVAILABLE
 from service.threads import at_low_priority
 from service.trial import Trial
-from service.warmup import warm_up
+from service.warmup import TRIAL_SHAPES, warm_up
 
 _SLOW_S: Final = 1.0
 """Of the processor for one short text: what takes longer is not served, whatever was live before."""
 _QUICK_S: Final = 0.005
 """What takes less is never refused as slow: five times next to nothing is still nothing."""
 _REMEMBERED: Final = 64
+_PATIENCE_S: Final = 2.0  # about what an early trial still takes
+_EARLY: Final = 5  # more niceness for what nobody waits for yet; with much more, whoever comes to wait waits long
 
 _log = get_logger()
 _Graph = tuple[str, str, int]
@@ -37,6 +41,18 @@ def timed(phase: str) -> Iterator[None]:
     SWAP_SECONDS.labels(phase=phase).observe(time.perf_counter() - started)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a version may take: the time of one text in the live version's, and bytes of files and of a GPU (0: no limit)."""
+
+    latency_ratio: float = 5.0
+    max_model_bytes: int = 0
+    gpu_memory_bytes: int = 0
+
+
+_NO_LIMITS: Final = Limits()
+
+
 class Loader:
     """Loads versions of one model and one task."""
 
@@ -49,8 +65,7 @@ class Loader:
         task: str,
         device: str = "auto",
         trial: Trial | None = None,
-        latency_ratio: float = 5.0,
-        max_model_bytes: int = 0,
+        limits: Limits = _NO_LIMITS,
     ) -> None:
         """Prepare.
 
@@ -61,18 +76,20 @@ class Loader:
             task: what they must be for.
             device: where they run.
             trial: where versions are tried; None: nowhere.
-            latency_ratio: the time of one text that a version may take, in the live version's.
-            max_model_bytes: size of the files of a version, at most; 0: what fits in memory.
+            limits: what a version may take.
         """
         self._registry = registry
         self._model = model
         self._task = task
         self._device = device
         self._trial = trial
-        self._latency_ratio = latency_ratio
-        self._max_model_bytes = max_model_bytes
+        self._limits = limits
         self._passed: dict[_Graph, float] = {}  # seconds of one text, by what passed a trial
+        self._proved: dict[str, None] = {}  # versions that passed one themselves
+        self._trying = threading.Lock()
         self.cache = cache
+        #: fetched because it may be promoted soon
+        self.expected = ""
 
     def load(self, version: str, *, sharing: Sequence[Servable] = (), live: Manifest | None = None) -> Servable:
         """A warm servable. One at hand with the same graph lends its session: then only the head is fetched and loaded.
@@ -88,21 +105,34 @@ class Loader:
             RegistryUnavailable: the registry or the cache cannot be reached; the version may be fine.
             TrialUnavailable: it could not be tried.
         """
+        bundle, lends = self._fetch(version, sharing)
+        if lends:
+            return self._load(bundle, sharing=sharing, known_answers=True)
+        self._try(bundle, live)
+        proved = version in self._proved
+        return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not proved))
+
+    def expect(self, version: str, *, sharing: Sequence[Servable] = ()) -> None:
+        """Fetch and try a version that may be promoted soon, with less claim on the processor. Raises as :meth:`load`."""
+        self.expected = version
+        bundle, lends = at_low_priority(partial(self._fetch, version, sharing))
+        del sharing  # a trial takes its time; what is let go meanwhile is to be freed
+        if not lends:
+            self._try(bundle, None, niceness=_EARLY)
+
+    def _fetch(self, version: str, sharing: Sequence[Servable]) -> tuple[ModelBundle, bool]:
+        """The files to load, verified, and whether a servable at hand lends its session."""
         manifest = self._registry.manifest(version)
         self._check(manifest)
         names = files_to_load(manifest, device=self._device, sharing=sharing)
         lends = MODEL not in names
         if not lends:
-            check_fits(manifest, max_model_bytes=self._max_model_bytes, available=available_bytes())
+            check_fits(manifest, max_model_bytes=self._limits.max_model_bytes, available=available_bytes())
         with timed("fetch"):
             try:
-                bundle = self._registry.fetch(version, self.cache, names=names)
+                return self._registry.fetch(version, self.cache, names=names), lends
             except OSError as error:
                 raise RegistryUnavailable(f"{version} cannot be kept below {self.cache}: {error}") from error
-        if lends:
-            return self._load(bundle, sharing=sharing, known_answers=True)
-        tried = self._try(bundle, live)
-        return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not tried))
 
     def _check(self, manifest: Manifest) -> None:
         if manifest.task != self._task:
@@ -110,49 +140,84 @@ class Loader:
         if manifest.model != self._model:
             raise UnservableBundle(f"{manifest.version} is of the model {manifest.model!r}, this is {self._model!r}")
 
-    def _try(self, bundle: ModelBundle, live: Manifest | None) -> bool:
-        """Hold a trial, unless the same graph has passed one: then the answer is False.
+    def _try(self, bundle: ModelBundle, live: Manifest | None, *, niceness: int = 0) -> None:
+        """Hold a trial, unless the same graph has passed one. A version that changes only its head needs none."""
+        if self._trial is None:
+            return
+        manifest = bundle.manifest
+        graph = _graph(manifest)
+        seconds = self._passed.get(graph)
+        if seconds is None:
+            with self._turn(self._trial, is_early=niceness > 0):
+                seconds = self._passed.get(graph)  # whoever came while the same was tried need not try it again
+                if seconds is None:
+                    seconds = self._hold_trial(self._trial, bundle, niceness)
+                    self._remember(manifest.version, graph, seconds)
+        if live is not None and _graph(live) != graph:
+            self._check_speed(manifest.version, seconds, live)
 
-        A version that changes only its head needs none.
-        """
-        graph = _graph(bundle.manifest)
-        if self._trial is None or graph in self._passed:
-            return False
+    @contextmanager
+    def _turn(self, trial: Trial, *, is_early: bool) -> Iterator[None]:
+        """One trial at a time; one that nobody waits for is ended where it keeps a promotion waiting."""
+        if not self._trying.acquire(timeout=-1 if is_early else _PATIENCE_S):
+            trial.interrupt()
+            self._trying.acquire()
+        try:
+            yield
+        finally:
+            self._trying.release()
+
+    def _remember(self, version: str, graph: _Graph, seconds: float) -> None:
+        self._passed[graph] = seconds
+        self._proved[version] = None
+        while len(self._passed) > _REMEMBERED:
+            del self._passed[next(iter(self._passed))]
+        while len(self._proved) > _REMEMBERED:
+            del self._proved[next(iter(self._proved))]
+
+    def _hold_trial(self, trial: Trial, bundle: ModelBundle, niceness: int) -> float:
+        """CPU seconds of one text. Raises UnservableBundle, or TrialUnavailable."""
         try:
             with timed("trial"):
-                report = self._trial.run(bundle, available=available_bytes())
+                report = trial.run(bundle, available=available_bytes(), niceness=niceness)
         except TrialUnavailable:
             TRIALS_UNAVAILABLE.inc()
             raise
         _log.info("tried", version=bundle.manifest.version, **asdict(report))
-        self._check_speed(bundle.manifest.version, report.seconds, live)
-        self._passed[graph] = report.seconds
-        while len(self._passed) > _REMEMBERED:
-            del self._passed[next(iter(self._passed))]
-        return True
+        if report.seconds > _SLOW_S:
+            raise UnservableBundle(
+                f"{bundle.manifest.version} is too slow: {_ms(report.seconds)} for one text, at most {_ms(_SLOW_S)}"
+            )
+        return report.seconds
 
-    def _check_speed(self, version: str, seconds: float, live: Manifest | None) -> None:
-        of_live = self._passed.get(_graph(live)) if live is not None else None
-        if seconds > _SLOW_S:
-            raise UnservableBundle(f"{version} is too slow: {_ms(seconds)} for one text, at most {_ms(_SLOW_S)}")
-        if of_live is not None and seconds > max(_QUICK_S, self._latency_ratio * of_live):
+    def _check_speed(self, version: str, seconds: float, live: Manifest) -> None:
+        of_live = self._passed.pop(_graph(live), None)
+        if of_live is not None:
+            self._passed[_graph(live)] = of_live  # the last to be forgotten
+        if of_live is not None and seconds > max(_QUICK_S, self._limits.latency_ratio * of_live):
             raise UnservableBundle(
                 f"{version} is too slow: {_ms(seconds)} for one text, the live version takes {_ms(of_live)} "
-                f"and swap_latency_ratio is {self._latency_ratio:g}"
+                f"and swap_latency_ratio is {self._limits.latency_ratio:g}"
             )
 
     def _load(self, bundle: ModelBundle, *, sharing: Sequence[Servable], known_answers: bool) -> Servable:
         version = bundle.manifest.version
         with timed("load"):
             try:
-                servable = Servable.load(bundle, device=self._device, sharing=sharing, known_answers=known_answers)
+                servable = Servable.load(
+                    bundle,
+                    device=self._device,
+                    gpu_memory_bytes=self._limits.gpu_memory_bytes,
+                    sharing=sharing,
+                    known_answers=known_answers,
+                )
             except BadSettings as error:  # its manifest names something that this program does not know
                 raise UnservableBundle(f"{version}: {error}") from error
         if not sharing:  # or the session is the lender's, and warm
             with timed("warmup"):
+                if known_answers:  # no trial has shown it just now
+                    warm_up(servable, TRIAL_SHAPES)
                 warm_up(servable)
-                for probe in bundle.manifest.probes:  # so that a version that shares the session is compared at once
-                    servable.ask(probe.text)
         return servable
 
 

@@ -19,17 +19,19 @@ from core.events import now
 from core.logs import get_logger
 from core.masking import Masker
 from core.registry import Registry
+from core.sessions import wants_gpu
 from core.settings import Settings, id_key
 from core.status import StatusFile
 from core.tasks import get_task
 from service.auth import Hosts, Keys
 from service.batcher import Batcher
 from service.drainer import Drainer
-from service.loading import Loader
+from service.loading import Limits, Loader
 from service.metrics import MASKED, Reading
 from service.outbox import Outbox
 from service.problems import DeadlineExceeded
 from service.recorder import Recorder
+from service.scout import Scout
 from service.swap import Swapper
 from service.threads import Loop
 from service.trial import POSSIBLE, Trial
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _STATUS_EVERY_S: Final = 1.0
 _ACKNOWLEDGED: Final = 20_000
+_GPU_LANES: Final = 2
 _log = get_logger()
 T = TypeVar("T")
 
@@ -60,7 +63,13 @@ class Program:
         self.keys = Keys(settings.api_keys)
         self.hosts = Hosts(settings.allowed_hosts)
         self.registry = Registry(settings.registry_store_url, settings.model)
-        self.trial = Trial(device=settings.device, timeout_s=settings.trial_timeout_s) if POSSIBLE else None
+        self.trial = None
+        if POSSIBLE:
+            self.trial = Trial(
+                device=settings.device,
+                gpu_memory_bytes=settings.gpu_memory_bytes,
+                timeout_s=settings.trial_timeout_s,
+            )
         self.loader = Loader(
             self.registry,
             _cache_folder(settings),
@@ -68,15 +77,20 @@ class Program:
             task=settings.task,
             device=settings.device,
             trial=self.trial,
-            latency_ratio=settings.swap_latency_ratio,
-            max_model_bytes=settings.max_model_bytes,
+            limits=Limits(
+                latency_ratio=settings.swap_latency_ratio,
+                max_model_bytes=settings.max_model_bytes,
+                gpu_memory_bytes=settings.gpu_memory_bytes,
+            ),
         )
         self.swapper = Swapper(self.registry, self.loader, poll_s=settings.registry_poll_s, on_change=self.write_status)
+        self.scout = Scout(self.registry, self.loader, at_hand=self.swapper.loaded, is_busy=self.swapper.is_loading)
         self.batcher = Batcher(
             lambda: self.swapper.servable,
-            lanes=settings.lanes or max(1, usable_cores() // settings.workers),
+            lanes=settings.lanes or _lanes(settings),
             queue_limit=settings.queue_limit,
             batch_tokens=settings.batch_tokens,
+            queue_wait_s=settings.queue_wait_s,
         )
         self.event_log = open_log(settings.event_log_url, partitions=settings.log_partitions)
         self.recorder = Recorder(self.event_log, limit=settings.record_queue)
@@ -106,7 +120,7 @@ class Program:
         if self.trial is not None:
             self.trial.start()
         self.outbox.start(self.drainer.wake)
-        for part in (self.drainer, self.recorder, self.batcher, self.swapper, self._keeper):
+        for part in (self.drainer, self.recorder, self.batcher, self.swapper, self.scout, self._keeper):
             part.start()
 
     def stop(self, timeout_s: float = 8.0) -> None:
@@ -119,6 +133,7 @@ class Program:
         if self.trial is not None:
             self.trial.stop()
         self._keeper.stop(left(0.2))
+        self.scout.stop(left(0.2))
         self.swapper.stop(left(0.2))
         self.batcher.stop(left(0.2))
         self.outbox.stop(left(0.5))
@@ -209,6 +224,11 @@ class Program:
             self._parent = None
             os.kill(os.getpid(), signal.SIGTERM)
         return _STATUS_EVERY_S
+
+
+def _lanes(settings: Settings) -> int:
+    """A lane for each core that its workers leave it; on a GPU, which does one call at a time, one prepares while one waits."""
+    return _GPU_LANES if wants_gpu(settings.device) else max(1, usable_cores() // settings.workers)
 
 
 def _cache_folder(settings: Settings) -> Path:

@@ -19,10 +19,10 @@ from core.errors import BundleError, RegistryUnavailable, TrialUnavailable, Unkn
 from core.logs import get_logger
 from core.registry import Promotion, PromotionKind, Registry, Verdict
 from core.registry.versions import forget_cached
-from core.runtime import Servable
+from core.runtime import Engine, Servable
 from service.loading import Loader, timed
 from service.metrics import REFUSED_BUNDLES, REGISTRY_ERRORS, SWAPS
-from service.threads import Backoff, Loop
+from service.threads import Backoff, Loop, at_low_priority
 
 _ACTOR: Final = "service"
 _log = get_logger()
@@ -79,6 +79,7 @@ class Swapper:
         self._backoff = Backoff(longest_s=30.0)
         self._untidy = False  # the servable has changed and what is not needed any more is still there
         self._loading = threading.Lock()
+        self._remembered: Engine | None = None
         self._loop = Loop("swap", self.step)
 
     @property
@@ -129,7 +130,7 @@ class Swapper:
         """Load a version that an operator wants to promote, and keep it at hand for the swap. Raises as Loader.load."""
         with self._loading:
             if self._at_hand(version) is None:
-                self._prepared = self._loader.load(version, sharing=self._loaded(), live=self._live_manifest())
+                self._prepared = self._loader.load(version, sharing=self.loaded(), live=self._live_manifest())
 
     def step(self) -> float:
         """Look once; returns the seconds to the next look."""
@@ -154,6 +155,7 @@ class Swapper:
             self._follow(newest)
             self._tidy()
             self._keep_rollback_at_hand()
+            self._remember_known_texts()
         except TrialUnavailable as error:
             if untried is None:
                 _log.warning("no version can be tried now; what is live stays live", error=str(error))
@@ -253,7 +255,7 @@ class Swapper:
                 # Going back must always be possible, also to what was slower.
                 onward = candidate.kind == PromotionKind.PROMOTE and version == champion.version
                 live = self._live_manifest() if onward else None
-                return self._loader.load(version, sharing=self._loaded(), live=live)
+                return self._loader.load(version, sharing=self.loaded(), live=live)
             except (BundleError, UnknownVersion) as error:
                 self._refuse(candidate, str(error))
                 if version == champion.version and not isinstance(error, UnknownVersion):
@@ -263,26 +265,50 @@ class Swapper:
     def _keep_rollback_at_hand(self) -> None:
         """Load what a rollback would return to, so that it is a matter of milliseconds after a restart, too."""
         target = self._registry.promotions.rollback_target(fresh=False)
+        if self._is_outdated():
+            return  # perhaps back to the very version that would be let go
         if target is None or target in self._refused or self.servable is None or self._at_hand(target) is not None:
             return
         if not self._loading.acquire(blocking=False):  # an operator is trying a version: at a later look
             return
         try:
-            self._resident = self._loader.load(target, sharing=self._loaded())
+            self._resident = self._loader.load(target, sharing=self.loaded())
         except (BundleError, UnknownVersion) as error:
             self._refused[target] = (0, str(error))
             _log.warning("a rollback could not return to this version", version=target, reason=str(error))
         finally:
             self._loading.release()
 
+    def _is_outdated(self) -> bool:
+        """True if the log has moved on since this look began."""
+        entries, newest = self._registry.promotions.entries(fresh=False), self._newest
+        return newest is None or entries[-1].number != newest.number
+
+    def _remember_known_texts(self) -> None:
+        """Once for a session, and after all else: the next version that shares it is compared at once then."""
+        servable = self.servable
+        if servable is None or servable.engine is self._remembered or self._is_outdated():
+            return
+        self._remembered = servable.engine
+        at_low_priority(servable.remember_known_texts)
+
+    def is_loading(self) -> bool:
+        """True while a version is tried or loaded for a promotion."""
+        return self._loading.locked()
+
     def _live_manifest(self) -> Manifest | None:
         return self._live.servable.manifest if self._live else None
 
     def _at_hand(self, version: str) -> Servable | None:
-        return next((servable for servable in self._loaded() if servable.version == version), None)
+        return next((servable for servable in self.loaded() if servable.version == version), None)
 
-    def _loaded(self) -> list[Servable]:
+    def loaded(self) -> list[Servable]:
+        """The servables in memory."""
         return [servable for servable in (self.servable, self._resident, self._prepared) if servable is not None]
+
+    def _in_use(self) -> set[str]:
+        """Versions whose files are still wanted."""
+        return {self._loader.expected, *(servable.version for servable in self.loaded())}
 
     def _refuse(self, candidate: Promotion, reason: str) -> None:
         self._refused[candidate.version] = (candidate.number, reason)
@@ -339,7 +365,7 @@ class Swapper:
             return
         try:
             self._untidy = False
-            forget_cached(self._loader.cache, keep={servable.version for servable in self._loaded()})
+            forget_cached(self._loader.cache, keep=self._in_use())
         finally:
             self._loading.release()
         gc.collect()

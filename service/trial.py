@@ -49,14 +49,16 @@ class Report:
 class Trial:
     """Tries versions, one at a time. Thread-safe."""
 
-    def __init__(self, *, device: str = "auto", timeout_s: float = 30.0) -> None:
+    def __init__(self, *, device: str = "auto", gpu_memory_bytes: int = 0, timeout_s: float = 30.0) -> None:
         """Prepare; no process is started yet.
 
         Args:
             device: where models run, as for Servable.load.
+            gpu_memory_bytes: what a version may allocate there on a GPU, as for Servable.load.
             timeout_s: seconds that a trial may take, without those in which it waits for a processor.
         """
         self._device = device
+        self._gpu_memory_bytes = gpu_memory_bytes
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -83,12 +85,19 @@ class Trial:
         if process is not None:
             _end(process)
 
-    def run(self, bundle: ModelBundle, *, available: int | None = None) -> Report:
+    def interrupt(self) -> None:
+        """End the trial that is under way; to whoever holds it, it is unavailable."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def run(self, bundle: ModelBundle, *, available: int | None = None, niceness: int = 0) -> Report:
         """Load, check, warm up and time a bundle whose digests were verified.
 
         Args:
             bundle: the version.
             available: bytes of memory that there are, where that is known: a trial may not take more.
+            niceness: how much less claim on the processor it has than other trials.
 
         Raises:
             UnservableBundle: it failed, and how.
@@ -98,8 +107,10 @@ class Trial:
         request = {
             "directory": str(bundle.directory),
             "device": self._device,
+            "gpu_memory": self._gpu_memory_bytes,
             "memory": min(most, available) if available is not None else most,
             "seconds": self._timeout_s,
+            "niceness": niceness,
         }
         with self._lock:
             report = self._ask(request)

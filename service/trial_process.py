@@ -7,6 +7,7 @@ It reads one JSON line for each trial and writes one for its result. When its st
 so is it. It has one thread, no sockets, and little claim on the processor.
 """
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -20,14 +21,13 @@ import time
 from pathlib import Path
 from typing import IO, Any, Final
 
-from core.bundle import ModelBundle
+from core.bundle import TOKENIZER, ModelBundle
 from core.errors import RatchetError
-from core.runtime import Servable
+from core.known_answers import rehearse
+from core.runtime import Servable, shared_tokenizer
 from service.warmup import TRIAL_SHAPES, time_of_one, warm_up
 
-NICENESS: Final = (
-    10  # a tenth of a contended core; with the 19 that there are, a busy machine keeps a trial for minutes
-)
+NICENESS: Final = 7  # of a contended core a sixth; with 10 a busy machine keeps a trial twice as long
 _PR_SET_PDEATHSIG: Final = 1
 _PATIENCE: Final = 20  # so many times its limit a trial may last when it is the machine that keeps it waiting
 _MOST_TOLD: Final = 64 * 1024  # bytes
@@ -38,19 +38,33 @@ def main() -> None:
     """Serve trials until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then ends this
     os.nice(NICENESS)
+    rehearse()  # what is done and imported for the first time is then done for all children
     gc.freeze()  # children share these pages; the collector would write to them
     for line in sys.stdin:
-        report = attempt(json.loads(line))
+        request = json.loads(line)
+        report = attempt(request)
         sys.stdout.write(json.dumps(report) + "\n")
         sys.stdout.flush()
+        if "seconds" in report:
+            remember_tokenizer(Path(request["directory"]))
+
+
+def remember_tokenizer(directory: Path) -> None:
+    """Read the tokenizer of a version that has passed: most later ones have the same, and their children find it here."""
+    with contextlib.suppress(
+        Exception
+    ):  # the service may have moved on and removed the folder; tokenizers raises its own
+        bundle = ModelBundle.open(directory, names=())
+        entry = bundle.manifest.files[TOKENIZER]
+        shared_tokenizer(bundle.path(TOKENIZER), entry.sha256, bundle.manifest.max_tokens)
 
 
 def attempt(request: dict[str, Any]) -> dict[str, Any]:
     """Try one version in a child process.
 
     Args:
-        request: ``directory`` of the bundle, ``device``, and what the child may take: bytes of ``memory``, and ``seconds``
-            without those in which it waits for a processor.
+        request: ``directory`` of the bundle, ``device``, and what the child may take: bytes of ``memory`` and of
+            ``gpu_memory`` (0: no limit), ``seconds`` without those in which it waits for a processor, and ``niceness``.
 
     Returns:
         ``seconds`` that one text takes, ``memory`` that was taken and ``cpu`` time; or why it is ``refused``; or why the
@@ -125,6 +139,7 @@ def _be_the_child(request: dict[str, Any], writer: int, errors: IO[bytes]) -> No
         for standard, target in ((0, nothing), (1, nothing), (2, errors.fileno())):
             os.dup2(target, standard)
         _limit(request)
+        os.nice(request["niceness"])
         os.write(writer, json.dumps(_try(request)).encode()[:_MOST_TOLD])
     except MemoryError:
         os.write(writer, json.dumps({"refused": _too_much_memory(request)}).encode())
@@ -152,7 +167,7 @@ def _try(request: dict[str, Any]) -> dict[str, Any]:
     before = _mapped("VmRSS")
     try:
         bundle = ModelBundle.open(directory, names=())  # the service has just verified the digests
-        servable = Servable.load(bundle, device=request["device"])
+        servable = Servable.load(bundle, device=request["device"], gpu_memory_bytes=request["gpu_memory"])
         warm_up(servable, TRIAL_SHAPES)
         seconds = time_of_one(servable)
     except RatchetError as error:

@@ -9,12 +9,12 @@ import numpy as np
 from core.errors import UnservableBundle
 from core.runtime import Encoded, Servable
 
-#: (texts, tokens) of the calls that warm up: ONNX Runtime plans its memory anew for each shape it has not seen
-SHAPES: Final = ((1, 8), (1, 32), (8, 16), (16, 32), (1, 8192))
-#: those of a trial: one, some and the longest; it is to be over soon
-TRIAL_SHAPES: Final = ((1, 8), (4, 16), (1, 8192))
+#: (texts, tokens) of the calls that warm up: what a session does once, it does in the first of them
+SHAPES: Final = ((1, 16), (8, 16))
+#: those that show whether it can do all that is asked of it: some texts, and the longest
+TRIAL_SHAPES: Final = ((4, 16), (1, 8192))
 _TIMED_TOKENS: Final = 32
-_TIMED_RUNS: Final = 5
+_TIMED_RUNS: Final = 3
 
 
 def warm_up(servable: Servable, shapes: Sequence[tuple[int, int]] = SHAPES) -> None:
@@ -31,7 +31,7 @@ def warm_up(servable: Servable, shapes: Sequence[tuple[int, int]] = SHAPES) -> N
 
 
 def time_of_one(servable: Servable) -> float:
-    """CPU seconds of this thread, which does all the work, that one text of 32 tokens takes: the least of five runs.
+    """CPU seconds of this thread, which does all the work, that one text of 32 tokens takes: the least of three runs.
 
     The processor's time and not the clock's: how busy the machine is says nothing about the model.
     """

@@ -2,8 +2,8 @@
 
 int8 with dynamic scales makes an answer depend on the texts that share its batch, most where the model is unsure. So the texts
 are those on which any two versions differ most clearly and batches matter least; then what batches do is measured on
-them anew, in other company. The tolerance is half as much again, and must be at most a third of what any two versions
-differ by on any of the texts; else the check would prove nothing. Distances are differences of square roots of
+them anew, in other company. Half as much again must be at most a third of what any two versions differ by on any of the
+texts, else the check would prove nothing; that third is the tolerance. Distances are differences of square roots of
 probabilities, so that unlikely labels, which the noise moves most, do not count most.
 """
 
@@ -100,7 +100,8 @@ def learn(bundles: Sequence[ModelBundle], texts: Sequence[str], *, count: int, s
         )
     labels = {label: row for row, label in enumerate(bundles[0].manifest.labels)}
     kept = [texts[row] for row in chosen]
-    return Offline(texts=kept, labels=labels, expected=expected, tolerance=tolerance, separation=least)
+    # In a long run some batch is stranger than all of these: what is still a third of the way to another version is its own.
+    return Offline(texts=kept, labels=labels, expected=expected, tolerance=least / _FAR, separation=least)
 
 
 def _noise(found: Array, expected: Array) -> Array:

@@ -83,7 +83,7 @@ def main() -> None:
         )
         with started(asking) as predictions, started(telling) as feedback, watched(running, every_s=1.0) as samples:
             versions = fresh_versions(registry, made, folder, head_only=chosen.head_only)
-            swap_on(registry, running, versions, count=count, every_s=chosen.every)
+            swap_on(registry, running, versions, count=count, every_s=chosen.every, judged_s=chosen.every / 2)
             predicted, told = predictions.result(), feedback.result()
         time.sleep(1.0)
         found = {

@@ -1,11 +1,12 @@
 """Swaps under load: nobody may fail, no answer may be mixed, and nobody should notice.
 
-    python -m benchmarks.serving.swap [--swaps 100] [--every 5] [--share 0.7] [--slope-swaps 200] [--head-only] [--data FOLDER]
+    python -m benchmarks.serving.swap [--swaps 100] [--every 8] [--judged 4] [--share 0.7] [--slope-swaps 200] [--head-only]
+        [--data FOLDER]
 
-The service runs at a share of its saturation (open loop, Poisson). Promotions are written to the registry, as the trainer
-writes them, each of a graph that the service has not seen, so that each is tried and loaded. Each answer's scores are
-compared with what the named version gives offline. Then rollbacks, and many swaps under little load for the slope of
-the memory.
+The service runs at a share of its saturation (open loop, Poisson). Versions are published and, as long after as a quick gate
+takes, promoted, each of a graph that the service has not seen, so that each is tried and loaded. Latency over the swap
+counts from the publication, when the trial begins. Each answer's scores are compared with what the named version gives
+offline. Then rollbacks, and many swaps under little load for the slope of the memory.
 """
 
 import argparse
@@ -41,9 +42,10 @@ Times = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Swap:
-    """One promotion: when it was written, and what was measured around it."""
+    """One promotion: when its version was published, when it was written, and what was measured around it."""
 
     version: str
+    published: float
     at: float
     rss_mib: float
 
@@ -76,16 +78,20 @@ def fresh_versions(registry: Registry, made: Sequence[ModelBundle], folder: Path
         yield bundle.manifest.version if head_only else publish_anew(registry, bundle, number, folder)
 
 
-def swap_on(registry: Registry, running: Running, versions: Iterator[str], *, count: int, every_s: float) -> list[Swap]:
-    """Promote one version after the other, each ``every_s`` seconds."""
+def swap_on(
+    registry: Registry, running: Running, versions: Iterator[str], *, count: int, every_s: float, judged_s: float
+) -> list[Swap]:
+    """Promote one version after the other, each ``every_s`` seconds and ``judged_s`` after its publication."""
     swaps = []
     begin = time.monotonic()
     for number in range(1, count + 1):
+        published = time.monotonic()
         version = next(versions)
+        time.sleep(max(0.0, begin + (number - 1) * every_s + judged_s - time.monotonic()))
         at = time.monotonic()
         registry.promotions.promote_by_operator(version, reason="a swap of the benchmark", actor="benchmark")
         time.sleep(max(0.0, begin + number * every_s - time.monotonic()))
-        swaps.append(Swap(version=version, at=at, rss_mib=running.rss_mib()))
+        swaps.append(Swap(version=version, published=published, at=at, rss_mib=running.rss_mib()))
     return swaps
 
 
@@ -129,6 +135,7 @@ def around(seen: Seen, swaps: Sequence[Swap]) -> dict[str, Any]:
     visible: list[float] = []
     for index, swap in enumerate(swaps):
         until = swaps[index + 1].at if index + 1 < len(swaps) else np.inf
+        swapping |= (seen.intended >= swap.published) & (seen.intended <= swap.at)
         of_it = order[(version[order] == swap.version) & (seen.done[order] > swap.at) & (seen.done[order] < until)]
         if not len(of_it):
             continue
@@ -250,7 +257,9 @@ def measure(workshop: Workshop, texts: list[str], chosen: argparse.Namespace) ->
             time.sleep(LEAD_S)
             own_before = phases(running)
             versions = fresh_versions(registry, made, folder, head_only=chosen.head_only)
-            swaps = swap_on(registry, running, versions, count=chosen.swaps, every_s=chosen.every)
+            swaps = swap_on(
+                registry, running, versions, count=chosen.swaps, every_s=chosen.every, judged_s=chosen.judged
+            )
             summary = loading.result()
         own = between(own_before, phases(running))
         say("rolling back")
@@ -277,7 +286,7 @@ def slope_swaps(
         seconds=min(3500.0, chosen.slope_swaps * chosen.slope_every + 1.0),
     )  # fmt: skip
     with started(load):
-        return swap_on(registry, running, versions, count=chosen.slope_swaps, every_s=chosen.slope_every)
+        return swap_on(registry, running, versions, count=chosen.slope_swaps, every_s=chosen.slope_every, judged_s=0.0)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -317,7 +326,8 @@ def main() -> None:
     parser = common_arguments(__doc__)
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
     parser.add_argument("--swaps", type=int, default=100)
-    parser.add_argument("--every", type=float, default=5.0, help="seconds from swap to swap")
+    parser.add_argument("--every", type=float, default=8.0, help="seconds from swap to swap")
+    parser.add_argument("--judged", type=float, default=4.0, help="of these, from publication to promotion")
     parser.add_argument("--share", type=float, default=0.7, help="of saturation")
     parser.add_argument("--saturation-seconds", type=float, default=5.0)
     parser.add_argument("--texts", type=int, default=500, help="distinct texts")

@@ -1,10 +1,13 @@
 """An object store behind five calls, with Ratchet's errors: a folder, S3, Google Cloud Storage or Azure, through obstore."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import obstore
 from obstore import exceptions
@@ -24,6 +27,7 @@ class ObjectStore:
     def __init__(self, url: str) -> None:
         """Open the store at a URL (``file:///PATH``, ``s3://BUCKET/PREFIX``, …). Raises BadSettings."""
         self._url = without_password(url)
+        self._folder = Path(url2pathname(urlsplit(url).path)) if url.startswith("file:") else None
         try:
             self._store: AnyStore = from_url(url, mkdir=True) if url.startswith("file:") else from_url(url)
         except (exceptions.BaseError, OSError, ValueError, TypeError) as error:
@@ -54,15 +58,21 @@ class ObjectStore:
                 return False
             if found.meta["size"] != size:
                 raise CorruptBundle(f"{path} has {found.meta['size']} bytes, the manifest says {size}")
-            stream = found.stream(min_chunk_size=_CHUNK)
             try:
-                with part.open("wb") as file:
-                    for chunk in stream:
-                        file.write(chunk)
+                self._write(found, path, part)
                 part.replace(into)
             finally:
                 part.unlink(missing_ok=True)
         return True
+
+    def _write(self, found: "obstore.GetResult", path: str, part: Path) -> None:
+        """Copy a file as the system does where there is one: through obstore it takes ten times the processor's time."""
+        if self._folder is not None and (self._folder / path).is_file():
+            shutil.copyfile(self._folder / path, part)
+            return
+        with part.open("wb") as file:
+            for chunk in found.stream(min_chunk_size=_CHUNK):
+                file.write(chunk)
 
     def put(self, path: str, data: bytes | Path) -> None:
         """Write an object, replacing any."""

@@ -246,6 +246,32 @@ def test_a_small_request_is_not_refused_for_work_that_is_due_after_it(model: Wat
     asyncio.run(ask())
 
 
+def test_nobody_waits_longer_than_is_allowed_however_much_time_the_request_has(model: Watched) -> None:
+    long = "word1 " * 5_000
+
+    async def ask() -> None:
+        batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=256, queue_wait_s=0.001)
+        batcher.start()
+        for _ in range(20):
+            await batcher.predict(texts("hello"), timeout_s=10)  # now it knows its pace
+        before = len(model.batches)
+        model.gate.clear()
+        first = ask_each(batcher, "busy")
+        await asyncio.to_thread(wait_until, lambda: len(model.batches) > before)
+        many = [texts(f"{long} {n}") for n in range(300)]
+        waiting = [asyncio.create_task(batcher.predict(item, timeout_s=1000)) for item in many]
+        await asyncio.sleep(0.05)
+        refused = [task for task in waiting if task.done()]
+        assert refused, "the queue has room for all of them"
+        for task in refused:
+            assert isinstance(task.exception(), Overloaded)
+        model.gate.set()
+        await asyncio.gather(*first, *(set(waiting) - set(refused)))
+        batcher.stop(5)
+
+    asyncio.run(ask())
+
+
 def test_a_big_request_is_not_starved_by_an_endless_row_of_small_ones(model: Watched) -> None:
     async def ask() -> int:
         batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=8)

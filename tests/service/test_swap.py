@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import bentoml
 import httpx
@@ -90,6 +91,29 @@ def test_a_rollback_is_visible_at_once_because_the_version_before_is_resident(ho
         wait_until(lambda: served.predict()["label"] == "beta")
         assert time.monotonic() - started < 2
         assert served.program.swapper.servable is before
+
+
+def test_a_rollback_right_after_a_swap_finds_the_version_before_in_memory(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, favour in (("v-0001", "alpha"), ("v-0002", "beta")):
+        champion(home, version, favour=favour)
+    with serving(settings_for(home)) as served:
+        program = served.program
+        wait_until((home / "cache" / "service" / "v-0001").is_dir)
+        before = program.swapper.servable
+        replace = program.swapper._replace
+
+        def replace_and_go_back(*arguments: Any, **options: Any) -> None:
+            replace(*arguments, **options)
+            if served.live() == "v-0003":  # the watch is still in the middle of its look
+                program.registry.promotions.rollback(reason="a test", actor="test", hold_until=None)
+
+        monkeypatch.setattr(program.swapper, "_replace", replace_and_go_back)
+        champion(home, "v-0003", favour="gamma")
+        wait_until(lambda: program.registry.promotions.entries()[-1].number == 4)
+        wait_until(lambda: served.predict()["label"] == "beta")
+        assert program.swapper.servable is before
 
 
 def test_neither_a_rollback_nor_a_pause_waits_for_a_version_that_is_tried(home: Path) -> None:
