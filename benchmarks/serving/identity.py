@@ -91,9 +91,8 @@ def learn(bundles: Sequence[ModelBundle], texts: Sequence[str], *, count: int, s
         if len(chosen)
         else np.inf
     )
-    tolerance = _MARGIN * max(again, _FLOOR)
     least = float(separation[chosen].min(initial=np.inf))
-    if len(chosen) < count or tolerance * _FAR > least:
+    if len(chosen) < count or _MARGIN * max(again, _FLOOR) * _FAR > least:
         raise CannotTell(
             f"{len(chosen)} of {count} texts tell the versions apart; batches move their answers by {again:.3f}, versions by "
             f"{least:.3f} or more: ask for fewer texts"

@@ -37,10 +37,14 @@ def test_versions_that_answer_alike_are_no_proof(tmp_path: Path) -> None:
 def test_latency_around_swaps_is_kept_apart_from_steady_latency() -> None:
     intended = np.arange(0.0, 40.0, 0.01)
     latency = np.full(len(intended), 0.010)
-    swaps = [Swap(version=f"version-{1 + number % 2}", at=10.0 + 10 * number, rss_mib=1.0) for number in range(2)]
+    swaps = [
+        Swap(version=f"version-{number}", published=10.0 * number - 2.0, at=10.0 * number, rss_mib=1.0)
+        for number in (1, 2)
+    ]
     version = np.full(len(intended), "version-0", dtype=object)
     for swap in swaps:
         version[intended >= swap.at + 0.5] = swap.version
+        latency[(intended >= swap.published) & (intended < swap.at)] = 0.020  # its trial
         latency[(intended >= swap.at) & (intended < swap.at + 1.0)] = 0.030
     seen = Seen(
         intended=intended, done=intended + latency, good=np.ones(len(intended), dtype=bool), version=version.tolist()
