@@ -17,13 +17,12 @@ from core.events import Inputs
 from core.head import LinearHead
 from core.known_answers import difference
 from core.masking import Masker
-from core.sessions import open_session
+from core.sessions import INPUTS, open_session
 from core.shaped import ShapedRuns
 from core.tasks import Task, get_task
 from core.tasks.base import Output
 
 Array = NDArray[np.float32]
-_INPUTS: Final = {"input_ids", "attention_mask"}
 _OUTPUTS: Final = ("logits", "embedding")
 _EMBEDDING: Final = ("embedding",)
 _tokenizers: dict[tuple[str, int], Tokenizer] = {}  # one, by digest and longest text
@@ -280,8 +279,8 @@ class Servable:
         """Run it on a few texts. Raises UnservableBundle unless names, shapes and values are as they must be."""
         version = self.version
         names = sorted(self.engine.inputs)
-        if names != sorted(_INPUTS):
-            raise UnservableBundle(f"{version}: the graph takes {_listed(names)}, it must take {sorted(_INPUTS)}")
+        if names != sorted(INPUTS):
+            raise UnservableBundle(f"{version}: the graph takes {_listed(names)}, it must take {sorted(INPUTS)}")
         needed = _OUTPUTS if self._head is None else _EMBEDDING
         if not set(needed) <= set(self.engine.outputs):
             given = _listed(self.engine.outputs)
@@ -311,17 +310,19 @@ class Servable:
         """Compute what the graph makes of the known texts, which a version that shares the session is compared by."""
         if self._head is not None:
             for probe in self.manifest.probes:
-                self.engine.embed_alone(self.task.text_of(dict.fromkeys(self.task.input_fields, probe.text)))
+                self._embed_known(probe.text)
 
     def ask(self, text: str) -> Array:
         """Logits of shape (labels,) of one text in every field of the task, by itself."""
-        inputs = dict.fromkeys(self.task.input_fields, text)
         if self._head is None:
-            logits, _ = self.run(self.tokenize([inputs]))
+            logits, _ = self.run(self.tokenize([dict.fromkeys(self.task.input_fields, text)]))
         else:  # the graph's part is the same for every version that shares it
-            logits = self._head.logits(self.engine.embed_alone(self.text_of(inputs)))
+            logits = self._head.logits(self._embed_known(text))
         row: Array = logits[0]
         return row
+
+    def _embed_known(self, text: str) -> Array:
+        return self.engine.embed_alone(self.text_of(dict.fromkeys(self.task.input_fields, text)))
 
 
 def shared_tokenizer(path: Path, sha256: str, max_tokens: int) -> Tokenizer:

@@ -8,7 +8,8 @@ import onnxruntime
 
 from core.shaped import ShapedRuns
 
-_INPUTS: Final = {"input_ids", "attention_mask"}
+INPUTS: Final = {"input_ids", "attention_mask"}
+"""What every graph takes."""
 _CUDA: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
 _CLOSE: Final = 1e-2  # half precision on a GPU is allowed to sum in another order
@@ -70,7 +71,7 @@ def prove(session: onnxruntime.InferenceSession, shaped: ShapedRuns) -> None:
 
 def _takes_text(session: onnxruntime.InferenceSession) -> bool:
     """False for a graph that no text can be given to; whoever asked for it says what is wrong with it."""
-    return {item.name for item in session.get_inputs()} == _INPUTS
+    return {item.name for item in session.get_inputs()} == INPUTS
 
 
 def _session(model: Path, threads: int, providers: list[Any]) -> onnxruntime.InferenceSession:

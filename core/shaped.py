@@ -107,7 +107,7 @@ class ShapedRuns:
         arrays: list[Array] = self._session.run(outputs, {"input_ids": ids, "attention_mask": mask}, options)
         return arrays
 
-    def _bind(self, key: tuple[tuple[str, ...], int, int], sizes: Sequence[tuple[int, ...]]) -> _Slot:
+    def _bind(self, key: _Key, sizes: Sequence[tuple[int, ...]]) -> _Slot:
         names, rows, width = key
         make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
         binding = self._session.io_binding()

@@ -51,9 +51,8 @@ def main() -> None:
 
 def remember_tokenizer(directory: Path) -> None:
     """Read the tokenizer of a version that has passed: most later ones have the same, and their children find it here."""
-    with contextlib.suppress(
-        Exception
-    ):  # the service may have moved on and removed the folder; tokenizers raises its own
+    # The service may have moved on and removed the folder; tokenizers raises its own kinds.
+    with contextlib.suppress(Exception):
         bundle = ModelBundle.open(directory, names=())
         entry = bundle.manifest.files[TOKENIZER]
         shared_tokenizer(bundle.path(TOKENIZER), entry.sha256, bundle.manifest.max_tokens)
