@@ -77,6 +77,17 @@ def ask_each(batcher: Batcher, *items: str) -> list["asyncio.Task[list[Answer]]"
     return [asyncio.create_task(batcher.predict(texts(item), timeout_s=10)) for item in items]
 
 
+async def hold_up(batcher: Batcher, model: Watched) -> list["asyncio.Task[list[Answer]]"]:
+    """Let it learn its pace, then hold its only lane up until the gate is opened."""
+    for _ in range(20):
+        await batcher.predict(texts("hello"), timeout_s=10)
+    before = len(model.batches)
+    model.gate.clear()
+    running = ask_each(batcher, "busy")
+    await asyncio.to_thread(wait_until, lambda: len(model.batches) > before)
+    return running
+
+
 async def occupy(batcher: Batcher, model: Watched) -> list["asyncio.Task[list[Answer]]"]:
     """Hold both lanes up, until the gate is opened."""
     model.gate.clear()
@@ -225,12 +236,7 @@ def test_a_small_request_is_not_refused_for_work_that_is_due_after_it(model: Wat
     async def ask() -> None:
         batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=256)
         batcher.start()
-        for _ in range(20):
-            await batcher.predict(texts("hello"), timeout_s=10)  # now it knows its pace
-        before = len(model.batches)
-        model.gate.clear()
-        first = ask_each(batcher, "busy")
-        await asyncio.to_thread(wait_until, lambda: len(model.batches) > before)
+        first = await hold_up(batcher, model)
         big = asyncio.create_task(batcher.predict(texts(*(f"{long} {n}" for n in range(900))), timeout_s=60))
         await asyncio.to_thread(wait_until, lambda: batcher.depth == 900)
         small = asyncio.create_task(batcher.predict(texts("hello"), timeout_s=2))
@@ -252,12 +258,7 @@ def test_nobody_waits_longer_than_is_allowed_however_much_time_the_request_has(m
     async def ask() -> None:
         batcher = Batcher(lambda: model, lanes=1, queue_limit=1000, batch_tokens=256, queue_wait_s=0.001)
         batcher.start()
-        for _ in range(20):
-            await batcher.predict(texts("hello"), timeout_s=10)  # now it knows its pace
-        before = len(model.batches)
-        model.gate.clear()
-        first = ask_each(batcher, "busy")
-        await asyncio.to_thread(wait_until, lambda: len(model.batches) > before)
+        first = await hold_up(batcher, model)
         many = [texts(f"{long} {n}") for n in range(300)]
         waiting = [asyncio.create_task(batcher.predict(item, timeout_s=1000)) for item in many]
         await asyncio.sleep(0.05)
