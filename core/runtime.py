@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -17,8 +16,7 @@ from core.events import Inputs
 from core.head import LinearHead
 from core.known_answers import difference
 from core.masking import Masker
-from core.sessions import INPUTS, open_session
-from core.shaped import ShapedRuns
+from core.sessions import INPUTS, Opened, open_session
 from core.tasks import Task, get_task
 from core.tasks.base import Output
 
@@ -70,14 +68,17 @@ class EngineKey:
 class Engine:
     """A graph with its tokenizer on ONNX Runtime: texts in, arrays out. Thread-safe; several versions may share one."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, session: onnxruntime.InferenceSession, shaped: ShapedRuns | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, opened: Opened) -> None:
         self._tokenizer = tokenizer
-        self._session = session
-        self._shaped = shaped
+        #: the session
+        self.opened = opened
         self.pad = _pad_of(tokenizer)
         self._alone: dict[str | tuple[str, str], Array] = {}
+
+    @property
+    def provider(self) -> str:
+        """Where it really runs."""
+        return self.opened.provider
 
     @classmethod
     def load(
@@ -104,27 +105,12 @@ class Engine:
         """
         try:
             words = shared_tokenizer(tokenizer, tokenizer_sha256, max_tokens)
-            session, shaped = open_session(
+            opened = open_session(
                 model, threads=threads, device=device, gpu_memory_bytes=gpu_memory_bytes, pad=_pad_of(words)
             )
         except Exception as error:  # onnxruntime and tokenizers raise bare Exceptions of their own kinds
             raise UnservableBundle(_first_line(error)) from error
-        return cls(words, session, shaped)
-
-    @property
-    def provider(self) -> str:
-        """Where it really runs: ONNX Runtime falls back to the CPU without a word."""
-        return str(self._session.get_providers()[0])
-
-    @property
-    def inputs(self) -> list[str]:
-        """What the graph takes."""
-        return [item.name for item in self._session.get_inputs()]
-
-    @property
-    def outputs(self) -> list[str]:
-        """What the graph gives."""
-        return [item.name for item in self._session.get_outputs()]
+        return cls(words, opened)
 
     def tokenize(self, texts: Sequence[str | tuple[str, str]]) -> list[Encoded]:
         """Token ids, cut to ``max_tokens``."""
@@ -139,10 +125,7 @@ class Engine:
         for row, item in enumerate(batch):
             ids[row, : len(item.ids)] = item.ids
             mask[row, : len(item.ids)] = 1
-        if self._shaped is not None:
-            return self._shaped.run(ids, mask, outputs)
-        arrays: list[Array] = self._session.run(outputs, {"input_ids": ids, "attention_mask": mask})
-        return arrays
+        return self.opened.runs.run(ids, mask, outputs)
 
     def embed_alone(self, text: str | tuple[str, str]) -> Array:
         """The embedding of shape (1, size) of one of a few fixed texts, by itself; computed once."""
@@ -278,12 +261,12 @@ class Servable:
     def check(self, *, known_answers: bool = True) -> None:
         """Run it on a few texts. Raises UnservableBundle unless names, shapes and values are as they must be."""
         version = self.version
-        names = sorted(self.engine.inputs)
+        names = sorted(self.engine.opened.inputs)
         if names != sorted(INPUTS):
             raise UnservableBundle(f"{version}: the graph takes {_listed(names)}, it must take {sorted(INPUTS)}")
         needed = _OUTPUTS if self._head is None else _EMBEDDING
-        if not set(needed) <= set(self.engine.outputs):
-            given = _listed(self.engine.outputs)
+        if not set(needed) <= set(self.engine.opened.outputs):
+            given = _listed(self.engine.opened.outputs)
             raise UnservableBundle(f"{version}: the graph gives {given}, it must give {list(needed)}")
         try:
             logits, embedding = self.run(

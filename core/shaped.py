@@ -3,12 +3,14 @@
 There a small model is done sooner than the hundreds of kernels of one call are launched. A CUDA graph launches them all at
 once, but only for arrays of the same shape at the same place. So a batch is filled up to the next of a few shapes, written
 into that shape's buffers and read from them; where graphs are captured, the first call in a shape does it. On the CPU
-filling up costs more than it saves, so there the session is called as it is.
+filling up costs more than it saves, so there the session is called as it is. Captured sessions are called, and freed, in the
+thread of :mod:`core.gpu_thread`.
 
 Sources: ONNX Runtime, "Using CUDA Graphs" and "I/O Binding" (CUDA execution provider and performance documentation).
 """
 
 import threading
+import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+
+from core.gpu_thread import ALLOCATING, later_on_gpu_thread, on_gpu_thread
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -42,6 +46,18 @@ class _Slot:
 _Key = tuple[tuple[str, ...], int, int]
 
 
+class _Held:
+    """A session and the buffers bound to it: whatever must be let go in one place."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.session: Any = session
+        self.slots: dict[_Key, _Slot | None] = {}  # None: that shape fails
+
+    def release(self) -> None:
+        self.slots.clear()
+        self.session = None
+
+
 class ShapedRuns:
     """Runs batches in fixed shapes. Thread-safe, one call at a time: a captured graph has one set of buffers."""
 
@@ -49,22 +65,23 @@ class ShapedRuns:
         """Prepare; buffers are made when a shape comes first.
 
         Args:
-            session: made with ``enable_cuda_graph`` where ``capture`` is True.
+            session: made with ``enable_cuda_graph`` where ``capture`` is True; then nobody else may hold it.
             pad: token id that rows are filled up with.
             device: where the buffers are, ``cuda`` or ``cpu``.
             capture: True captures a CUDA graph for each shape.
         """
-        self._session = session
+        self._held = _Held(session)
         self._pad = pad
         self._device = device
         self._capture = capture
-        self._slots: dict[_Key, _Slot | None] = {}  # None: that shape fails
         self._lock = threading.Lock()
+        if capture:
+            weakref.finalize(self, later_on_gpu_thread, self._held.release)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """The (rows, tokens) that have buffers."""
-        return sorted({(rows, width) for _, rows, width in self._slots})
+        return sorted({(rows, width) for _, rows, width in self._held.slots})
 
     def run(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
         """The named outputs of a batch, each of shape (rows, …).
@@ -74,43 +91,66 @@ class ShapedRuns:
             mask: 1 for a token and 0 for padding, of the same shape.
             outputs: names of the graph's outputs, each of shape (rows, columns).
         """
+        if self._capture:
+            return on_gpu_thread(self._run, ids, mask, outputs)
+        with self._lock:
+            return self._run(ids, mask, outputs)
+
+    def run_plain(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
+        """The same without fixed shapes and without a graph."""
+        if self._capture:
+            return on_gpu_thread(self._run_plain, ids, mask, outputs)
+        return self._run_plain(ids, mask, outputs)
+
+    def _run(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
         shape = shape_for(*ids.shape)
-        with self._lock:  # where graphs are captured, ONNX Runtime allows one call at a time, of whatever kind
-            if shape is None:
-                return self.run_plain(ids, mask, outputs)
-            key = (tuple(outputs), *shape)
-            if key not in self._slots:
-                # Its columns are known by a call without a graph, which also does what cannot be captured: allocating.
-                sizes = [array.shape[1:] for array in self.run_plain(ids[:1], mask[:1], outputs)]
-                self._slots[key] = self._bind(key, sizes)
-            slot = self._slots[key]
-            if slot is None:
-                return self.run_plain(ids, mask, outputs)
-            try:
+        if shape is None:
+            return self._run_plain(ids, mask, outputs)
+        key = (tuple(outputs), *shape)
+        try:
+            if key not in self._held.slots:
+                return self._run_first(key, ids, mask)
+            slot = self._held.slots[key]
+            if slot is not None:
                 return self._run_in(slot, ids, mask, shape)
-            except Exception:  # ONNX Runtime raises its own kinds
-                self._slots[key] = None
-                return self.run_plain(ids, mask, outputs)
+        except Exception:  # ONNX Runtime raises its own kinds
+            self._held.slots[key] = None
+        return self._run_plain(ids, mask, outputs)
+
+    def _run_first(self, key: _Key, ids: Ids, mask: Ids) -> list[Array]:
+        """Make the buffers of a shape and, with the first call, its graph: but not while another session is being made."""
+        if self._capture and not ALLOCATING.acquire(blocking=False):
+            return self._run_plain(ids, mask, key[0])
+        try:
+            # Its columns are known by a call without a graph, which also does what cannot be captured: allocating.
+            sizes = [array.shape[1:] for array in self._run_plain(ids[:1], mask[:1], key[0])]
+            slot = self._bind(key, sizes)
+            found = self._run_in(slot, ids, mask, key[1:])
+            self._held.slots[key] = slot
+            return found
+        finally:
+            if self._capture:
+                ALLOCATING.release()
 
     def _run_in(self, slot: _Slot, ids: Ids, mask: Ids, shape: tuple[int, int]) -> list[Array]:
         slot.inputs["input_ids"].update_inplace(_filled(ids, shape, self._pad, column=self._pad))
         # A row without any token would divide by zero.
         slot.inputs["attention_mask"].update_inplace(_filled(mask, shape, 0, column=1))
-        self._session.run_with_iobinding(slot.binding, slot.options)
+        self._held.session.run_with_iobinding(slot.binding, slot.options)
         return [np.array(value.numpy()[: len(ids)]) for value in slot.outputs]
 
-    def run_plain(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
-        """The same without fixed shapes and without a graph."""
+    def _run_plain(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
         options = onnxruntime.RunOptions()
         if self._capture:
             options.add_run_config_entry(_GRAPH, _NO_GRAPH)
-        arrays: list[Array] = self._session.run(outputs, {"input_ids": ids, "attention_mask": mask}, options)
+        feed = {"input_ids": ids, "attention_mask": mask}
+        arrays: list[Array] = self._held.session.run(list(outputs), feed, options)
         return arrays
 
     def _bind(self, key: _Key, sizes: Sequence[tuple[int, ...]]) -> _Slot:
         names, rows, width = key
         make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
-        binding = self._session.io_binding()
+        binding = self._held.session.io_binding()
         inputs = {name: make([rows, width], np.int64, self._device) for name in ("input_ids", "attention_mask")}
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
@@ -119,8 +159,14 @@ class ShapedRuns:
             binding.bind_ortvalue_output(name, value)
         options = onnxruntime.RunOptions()
         if self._capture:
-            options.add_run_config_entry(_GRAPH, str(len(self._slots) + 1))
+            options.add_run_config_entry(_GRAPH, str(len(self._held.slots) + 1))
         return _Slot(inputs, outputs, binding, options)
+
+
+def fixed_shapes(most_tokens: int) -> list[tuple[int, int]]:
+    """All fixed (rows, tokens) for texts of at most ``most_tokens`` tokens."""
+    widths = WIDTHS[: bisect_left(WIDTHS, most_tokens) + 1]
+    return [(rows, width) for width in widths for rows in ROWS if rows * width <= _MOST_TOKENS]
 
 
 def shape_for(rows: int, width: int) -> tuple[int, int] | None:

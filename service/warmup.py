@@ -8,6 +8,7 @@ import numpy as np
 
 from core.errors import UnservableBundle
 from core.runtime import Encoded, Servable
+from core.shaped import fixed_shapes
 
 #: (texts, tokens) of the calls that warm up: what a session does once, it does in the first of them
 SHAPES: Final = ((1, 16), (8, 16))
@@ -17,9 +18,13 @@ _TIMED_TOKENS: Final = 32
 _TIMED_RUNS: Final = 3
 
 
-def warm_up(servable: Servable, shapes: Sequence[tuple[int, int]] = SHAPES) -> None:
-    """Call the model in the (texts, tokens) that requests will have. Raises UnservableBundle where it fails in one of them."""
-    for texts, tokens in shapes:
+def warm_up(servable: Servable, shapes: Sequence[tuple[int, int]] = ()) -> None:
+    """Call the model in the (texts, tokens) that requests will have. Raises UnservableBundle where it fails in one of them.
+
+    Without ``shapes``, in ``SHAPES``; where calls are captured as CUDA graphs, in all that can be captured: later that
+    would keep requests waiting.
+    """
+    for texts, tokens in shapes or _usual(servable):
         batch = [_text(servable, tokens)] * texts
         length = len(batch[0].ids)
         try:
@@ -28,6 +33,10 @@ def warm_up(servable: Servable, shapes: Sequence[tuple[int, int]] = SHAPES) -> N
             raise UnservableBundle(f"{servable.version} fails on {texts} x {length} tokens: {error}"[:500]) from error
         if not np.isfinite(logits).all():
             raise UnservableBundle(f"{servable.version} gives values that are not finite on {texts} x {length} tokens")
+
+
+def _usual(servable: Servable) -> Sequence[tuple[int, int]]:
+    return fixed_shapes(servable.manifest.max_tokens) if servable.engine.opened.captured else SHAPES
 
 
 def time_of_one(servable: Servable) -> float:

@@ -37,7 +37,12 @@ class Classifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and the normalised embedding that they are a linear function of."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.classify(
+            self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state, attention_mask
+        )
+
+    def classify(self, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and embedding from the encoder's last hidden states, of shape (texts, tokens, size)."""
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
         embedding = functional.normalize(pooled, dim=-1)

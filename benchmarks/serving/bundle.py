@@ -1,4 +1,4 @@
-"""The bundles under test, made once: MiniLM-L6 with a fitted head, fp32 and int8, in versions that nobody can confuse."""
+"""The bundles under test, made once: MiniLM-L6 with a fitted head, in each precision, in versions that nobody can confuse."""
 
 import hashlib
 import inspect
@@ -27,11 +27,11 @@ from core.runtime import Servable
 from trainer.classifier import Classifier, save_base_tokenizer
 from trainer.export import export_onnx
 from trainer.finetune import limit_threads
-from trainer.forms import AS_EXPORTED, INT8
+from trainer.forms import AS_EXPORTED, FP16, INT8
 from trainer.head import fit_head
 
-PRECISIONS: Final = ("int8", "fp32")
-FORMS: Final = {"int8": INT8[0], "fp32": AS_EXPORTED}
+PRECISIONS: Final = ("int8", "fp32", "fp16")
+FORMS: Final = {"int8": INT8[0], "fp32": AS_EXPORTED, "fp16": FP16}
 VARIANTS: Final = 4
 """Three would do: with two, the service would only go back and forth between what it holds in memory."""
 _MAX_TOKENS: Final = 128
@@ -126,7 +126,7 @@ def _finish(folder: Path, head: LinearHead, labels: list[str], precision: str) -
         training_set=TrainingSet(count=0, new=0, replayed=0, digest=hashlib.sha256(b"").hexdigest(), through_seq=0),
         run_id="benchmark",
     )  # fmt: skip
-    add_known_answers(bundle, Servable.load(bundle).ask)
+    add_known_answers(bundle, Servable.load(bundle, device="cpu").ask)
 
 
 def publish_anew(registry: Registry, bundle: ModelBundle, number: int, folder: Path) -> str:

@@ -216,7 +216,7 @@ def options() -> argparse.Namespace:
     names = [subject.name for subject in SUBJECTS]
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["int8", "fp32"])
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="servers")
     parser.add_argument("--closed-only", action="store_true", help="leave the open loop out")
     parser.add_argument("--quick", action="store_true", help="two rounds of two seconds: to see that it works")

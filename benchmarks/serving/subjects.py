@@ -59,7 +59,12 @@ SUBJECTS: Final = (
 
 
 def peers_python(cache: Path) -> Path:
-    """The interpreter of the peers' own environment; made with uv the first time and when its list has changed."""
+    """The interpreter of the peers' own environment; made with uv the first time and when its list has changed.
+
+    ``BENCH_PYTHON`` names another, for a machine that installs nothing.
+    """
+    if given := os.environ.get("BENCH_PYTHON"):
+        return Path(given)
     stamp = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
     folder = cache.resolve() / f"peers-{stamp}"
     python = folder / "bin" / "python"

@@ -11,6 +11,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 FOLDER = Path(os.environ.get("BENCH_BUNDLE", "."))
+DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
 PORT = int(os.environ.get("BENCH_PORT", "0"))
 
 
@@ -23,8 +24,12 @@ class Model:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+        providers = ["CPUExecutionProvider"]
+        if DEVICE == "cuda":
+            onnxruntime.preload_dlls()
+            providers = ["CUDAExecutionProvider"]
         self._session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), sess_options=options, providers=["CPUExecutionProvider"]
+            str(folder / "model.onnx"), sess_options=options, providers=providers
         )
         self._labels = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["labels"]
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -1,12 +1,13 @@
 """Raw ONNX Runtime in a loop: the limit. Two callers of one session, one thread each, batches of 16, no HTTP.
 
-    python -m benchmarks.serving.peers.raw_onnx TEXTS.json SECONDS
+    [BENCH_CALLERS=2] [BENCH_BATCH=16] python -m benchmarks.serving.peers.raw_onnx TEXTS.json SECONDS
 
 Prints one JSON object with texts a second: ``arriving`` for batches as texts come, tokenized and padded beforehand;
 ``many`` for 256 texts at a time, sorted by length, tokenization included, as one large request would be answered.
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from benchmarks.serving.peers.model import Model
 
-CALLERS, BATCH, MANY = 2, 16, 256
+CALLERS, BATCH = int(os.environ.get("BENCH_CALLERS", "2")), int(os.environ.get("BENCH_BATCH", "16"))
+MANY = 256
 
 
 def together(call: Callable[[Iterator[list[str]]], int], batches: list[list[str]], seconds: float) -> float:
