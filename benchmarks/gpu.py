@@ -1,4 +1,4 @@
-"""Batches in fixed shapes and captured graphs against ONNX Runtime as it is called otherwise, on a GPU.
+"""Batches in captured graphs of fixed shapes against ONNX Runtime as it is called otherwise, on a GPU.
 
     python -m benchmarks.gpu BUNDLE [--rounds 5] [--json FILE]
 
@@ -41,10 +41,9 @@ def main() -> None:
     onnxruntime.preload_dlls()
     ways: dict[str, _Run] = {
         "plain": PlainRuns(_session(chosen.bundle, capture=False)).run,
-        "fixed shapes": ShapedRuns(_session(chosen.bundle, capture=False), pad=0, device="cuda", capture=False).run,
     }
     try:
-        graphs = ShapedRuns(_session(chosen.bundle, capture=True), pad=0, device="cuda", capture=True)
+        graphs = ShapedRuns(_session(chosen.bundle, capture=True), pad=0, device="cuda")
     except Exception as error:  # ONNX Runtime raises its own kinds
         print(f"not captured: {str(error)[:300]}")
     else:

@@ -68,12 +68,12 @@ def open_session(model: Path, *, threads: int, device: str, gpu_memory_bytes: in
         return _opened(_session(model, threads, [_CPU]))
     onnxruntime.preload_dlls()
     try:
-        return _open_on_gpu(model, threads, gpu_memory_bytes, pad, capture=True)
+        return _open_captured(model, threads, gpu_memory_bytes, pad)
     except (
         Exception
     ) as error:  # ONNX Runtime raises its own kinds; what is wrong with the model is wrong without graphs, too
         get_logger().warning("no CUDA graphs for this model", reason=str(error)[:300])
-        return _open_on_gpu(model, threads, gpu_memory_bytes, pad, capture=False)
+        return _opened(_gpu_session(model, threads, gpu_memory_bytes, capture=False))
 
 
 def wants_gpu(device: str) -> bool:
@@ -114,15 +114,19 @@ def prove(shaped: ShapedRuns, outputs: Sequence[str]) -> None:
         raise ArithmeticError("no call could be captured")
 
 
-def _open_on_gpu(model: Path, threads: int, memory_bytes: int, pad: int, *, capture: bool) -> Opened:
-    with ALLOCATING:
-        session = _session(model, threads, [(_CUDA, gpu_options(memory_bytes, capture=capture)), _CPU])
+def _open_captured(model: Path, threads: int, memory_bytes: int, pad: int) -> Opened:
+    session = _gpu_session(model, threads, memory_bytes, capture=True)
     plain = _opened(session)
     if set(plain.inputs) != INPUTS or plain.provider != _CUDA:
         return plain  # whoever asked for it says what is wrong with it
-    shaped = ShapedRuns(session, pad=pad, device="cuda", capture=capture)
+    shaped = ShapedRuns(session, pad=pad, device="cuda")
     prove(shaped, plain.outputs)
-    return Opened(runs=shaped, provider=plain.provider, inputs=plain.inputs, outputs=plain.outputs, captured=capture)
+    return Opened(runs=shaped, provider=plain.provider, inputs=plain.inputs, outputs=plain.outputs, captured=True)
+
+
+def _gpu_session(model: Path, threads: int, memory_bytes: int, *, capture: bool) -> onnxruntime.InferenceSession:
+    with ALLOCATING:
+        return _session(model, threads, [(_CUDA, gpu_options(memory_bytes, capture=capture)), _CPU])
 
 
 def _opened(session: onnxruntime.InferenceSession) -> Opened:

@@ -1,15 +1,13 @@
-"""Calls of a session in few fixed shapes, with inputs and outputs in buffers that stay where they are: for a GPU.
+"""Calls of a session on a GPU: in few fixed shapes, each captured as a CUDA graph and replayed.
 
 There a small model is done sooner than the hundreds of kernels of one call are launched. A CUDA graph launches them all at
 once, but only for arrays of the same shape at the same place. So a batch is filled up to the next of a few shapes, written
-into that shape's buffers and read from them; where graphs are captured, the first call in a shape does it. On the CPU
-filling up costs more than it saves, so there the session is called as it is. Captured sessions are called, and freed, in the
-thread of :mod:`core.gpu_thread`.
+into that shape's buffers and read from them; the first call in a shape captures its graph. Without graphs, and on the CPU,
+filling up costs more than it saves (benchmarks/LOG.md). All calls are made in the thread of :mod:`core.gpu_thread`.
 
 Sources: ONNX Runtime, "Using CUDA Graphs" and "I/O Binding" (CUDA execution provider and performance documentation).
 """
 
-import threading
 import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -59,29 +57,25 @@ class _Held:
 
 
 class ShapedRuns:
-    """Runs batches in fixed shapes. Thread-safe, one call at a time: a captured graph has one set of buffers."""
+    """Runs batches in fixed shapes. Thread-safe."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, *, pad: int, device: str, capture: bool) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, *, pad: int, device: str) -> None:
         """Prepare; buffers are made when a shape comes first.
 
         Args:
-            session: made with ``enable_cuda_graph`` where ``capture`` is True; then nobody else may hold it.
+            session: made with ``enable_cuda_graph``; nobody else may hold it.
             pad: token id that rows are filled up with.
             device: where the buffers are, ``cuda`` or ``cpu``.
-            capture: True captures a CUDA graph for each shape.
         """
         self._held = _Held(session)
         self._pad = pad
         self._device = device
-        self._capture = capture
-        self._lock = threading.Lock()
-        if capture:
-            weakref.finalize(self, later_on_gpu_thread, self._held.release)
+        weakref.finalize(self, later_on_gpu_thread, self._held.release)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """The (rows, tokens) that have buffers."""
-        return sorted({(rows, width) for _, rows, width in self._held.slots})
+        """The (rows, tokens) that are replayed."""
+        return sorted({key[1:] for key, slot in self._held.slots.items() if slot is not None})
 
     def run(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
         """The named outputs of a batch, each of shape (rows, …).
@@ -91,16 +85,11 @@ class ShapedRuns:
             mask: 1 for a token and 0 for padding, of the same shape.
             outputs: names of the graph's outputs, each of shape (rows, columns).
         """
-        if self._capture:
-            return on_gpu_thread(self._run, ids, mask, outputs)
-        with self._lock:
-            return self._run(ids, mask, outputs)
+        return on_gpu_thread(self._run, ids, mask, outputs)
 
     def run_plain(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
         """The same without fixed shapes and without a graph."""
-        if self._capture:
-            return on_gpu_thread(self._run_plain, ids, mask, outputs)
-        return self._run_plain(ids, mask, outputs)
+        return on_gpu_thread(self._run_plain, ids, mask, outputs)
 
     def _run(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
         shape = shape_for(*ids.shape)
@@ -119,7 +108,7 @@ class ShapedRuns:
 
     def _run_first(self, key: _Key, ids: Ids, mask: Ids) -> list[Array]:
         """Make the buffers of a shape and, with the first call, its graph: but not while another session is being made."""
-        if self._capture and not ALLOCATING.acquire(blocking=False):
+        if not ALLOCATING.acquire(blocking=False):
             return self._run_plain(ids, mask, key[0])
         try:
             # Its columns are known by a call without a graph, which also does what cannot be captured: allocating.
@@ -129,8 +118,7 @@ class ShapedRuns:
             self._held.slots[key] = slot
             return found
         finally:
-            if self._capture:
-                ALLOCATING.release()
+            ALLOCATING.release()
 
     def _run_in(self, slot: _Slot, ids: Ids, mask: Ids, shape: tuple[int, int]) -> list[Array]:
         slot.inputs["input_ids"].update_inplace(_filled(ids, shape, self._pad, column=self._pad))
@@ -141,8 +129,7 @@ class ShapedRuns:
 
     def _run_plain(self, ids: Ids, mask: Ids, outputs: Sequence[str]) -> list[Array]:
         options = onnxruntime.RunOptions()
-        if self._capture:
-            options.add_run_config_entry(_GRAPH, _NO_GRAPH)
+        options.add_run_config_entry(_GRAPH, _NO_GRAPH)
         feed = {"input_ids": ids, "attention_mask": mask}
         arrays: list[Array] = self._held.session.run(list(outputs), feed, options)
         return arrays
@@ -158,8 +145,7 @@ class ShapedRuns:
         for name, value in zip(names, outputs, strict=True):
             binding.bind_ortvalue_output(name, value)
         options = onnxruntime.RunOptions()
-        if self._capture:
-            options.add_run_config_entry(_GRAPH, str(len(self._held.slots) + 1))
+        options.add_run_config_entry(_GRAPH, str(len(self._held.slots) + 1))
         return _Slot(inputs, outputs, binding, options)
 
 

@@ -25,11 +25,14 @@ from core.bundle import TOKENIZER, ModelBundle
 from core.errors import RatchetError
 from core.known_answers import rehearse
 from core.runtime import Servable, shared_tokenizer
+from core.sessions import wants_gpu
 from service.warmup import TRIAL_SHAPES, time_of_one, warm_up
 
 NICENESS: Final = 7  # of a contended core a sixth; with 10 a busy machine keeps a trial twice as long
 _PR_SET_PDEATHSIG: Final = 1
 _PATIENCE: Final = 20  # so many times its limit a trial may last when it is the machine that keeps it waiting
+_CUDA_BYTES: Final = 8 * 2**30
+"""What CUDA's own libraries may take of the host's memory for themselves, whatever the model's size."""
 _MOST_TOLD: Final = 64 * 1024  # bytes
 _LONGEST_REASON: Final = 2000  # characters, of which JSON makes twelve bytes at worst
 
@@ -153,11 +156,11 @@ def _limit(request: dict[str, Any]) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # if its parent is killed, so is it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    kind, name = resource.RLIMIT_AS, "VmSize"
-    if request["device"] != "cpu" and Path("/dev/nvidiactl").exists():
+    kind, name, more = resource.RLIMIT_AS, "VmSize", 0
+    if wants_gpu(request["device"]):
         # CUDA maps far more addresses than it uses: there, only what can be written to counts.
-        kind, name = resource.RLIMIT_DATA, "VmData"
-    limit = _mapped(name) + int(request["memory"])
+        kind, name, more = resource.RLIMIT_DATA, "VmData", _CUDA_BYTES
+    limit = _mapped(name) + int(request["memory"]) + more
     resource.setrlimit(kind, (limit, limit))
 
 

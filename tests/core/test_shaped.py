@@ -40,11 +40,10 @@ def _same(found: list[Array], wanted: list[Array]) -> None:
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("capture", [False, True])
 def test_batches_of_any_shape_get_the_answers_of_a_plain_call(
-    session: onnxruntime.InferenceSession, capture: bool
+    session: onnxruntime.InferenceSession,
 ) -> None:
-    shaped = ShapedRuns(session, pad=0, device="cpu", capture=capture)
+    shaped = ShapedRuns(session, pad=0, device="cpu")
     for lengths in ([1], [3, 16], [17], [5] * 9, [40, 2, 11], [1], [600], [9] * 70):
         ids, mask = _batch(lengths)
         _same(shaped.run(ids, mask, OUTPUTS), shaped.run_plain(ids, mask, OUTPUTS))
@@ -52,7 +51,7 @@ def test_batches_of_any_shape_get_the_answers_of_a_plain_call(
 
 
 def test_an_answer_is_not_overwritten_by_the_next_call(session: onnxruntime.InferenceSession) -> None:
-    shaped = ShapedRuns(session, pad=0, device="cpu", capture=True)
+    shaped = ShapedRuns(session, pad=0, device="cpu")
     first = shaped.run(*_batch([4]), OUTPUTS)
     kept = [array.copy() for array in first]
     shaped.run(*_batch([9]), OUTPUTS)
@@ -60,7 +59,7 @@ def test_an_answer_is_not_overwritten_by_the_next_call(session: onnxruntime.Infe
 
 
 def test_lanes_do_not_mix_their_batches(session: onnxruntime.InferenceSession) -> None:
-    shaped = ShapedRuns(session, pad=0, device="cpu", capture=True)
+    shaped = ShapedRuns(session, pad=0, device="cpu")
     faults: list[str] = []
 
     def work(length: int) -> None:
@@ -80,7 +79,7 @@ def test_lanes_do_not_mix_their_batches(session: onnxruntime.InferenceSession) -
 
 
 def test_a_replay_that_says_something_else_is_found(session: onnxruntime.InferenceSession) -> None:
-    prove(ShapedRuns(session, pad=0, device="cpu", capture=True), OUTPUTS)
+    prove(ShapedRuns(session, pad=0, device="cpu"), OUTPUTS)
 
     class Stale(ShapedRuns):
         """What a failed capture does: it answers the first call for ever."""
@@ -92,7 +91,7 @@ def test_a_replay_that_says_something_else_is_found(session: onnxruntime.Inferen
             return self.first
 
     with pytest.raises(ArithmeticError, match="a replayed call gives another"):
-        prove(Stale(session, pad=0, device="cpu", capture=True), OUTPUTS)
+        prove(Stale(session, pad=0, device="cpu"), OUTPUTS)
 
 
 @given(rows=st.integers(1, 100), width=st.integers(1, 700))
