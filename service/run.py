@@ -1,6 +1,7 @@
 """``python -m service.run``: check everything that can be checked, then become the BentoML server."""
 
 import os
+import shutil
 import socket
 import sys
 import time
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] = ()) -> None:
         settings = load_settings()
         check(settings)
         _await_port(settings)
+        forget_other_workers(settings)
     except BadSettings as error:
         sys.stderr.write(f"ratchet: {error}\n")
         raise SystemExit(2) from None
@@ -64,6 +66,14 @@ def server_environment(settings: Settings) -> dict[str, str]:
 def listening_address(host: str) -> str:
     """The host as the number that BentoML wants."""
     return "127.0.0.1" if host == "localhost" else host.strip("[]")
+
+
+def forget_other_workers(settings: Settings) -> None:
+    """Remove the versions that workers kept when there were more of them."""
+    mine = {f"service-{number}" for number in range(settings.workers + 1)} if settings.workers > 1 else {"service"}
+    for folder in (settings.home / "cache").glob("service*"):
+        if folder.name not in mine:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _await_port(settings: Settings) -> None:

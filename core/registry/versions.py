@@ -177,6 +177,7 @@ class Registry:
     def runs(self, *, newest: int) -> list[TrainingRun]:
         """The last states of the newest runs, oldest first."""
         names = self._objects.folders(f"{self._prefix}/runs")[-newest:]
+        self._ended_runs = {name: run for name, run in self._ended_runs.items() if name in set(names)}
         return [run for name in names if (run := self._run(name)) is not None]
 
     def _run(self, run_id: str) -> TrainingRun | None:
