@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         default=10.0, gt=0, description="a prediction not answered by then is answered 503"
     )
+    idle_connection_s: float = Field(
+        default=75.0, gt=0,
+        description="a connection without a request is closed after that; longer than a load balancer in front keeps its own",
+    )  # fmt: skip
     max_streams: int = Field(default=8, ge=1, description="bulk streams at once; more are answered 429")
     stream_window: int = Field(default=128, ge=1, description="lines of one stream that may be in flight")
     stream_idle_s: float = Field(

@@ -27,7 +27,9 @@ class _Service(bentoml.Service[Any]):  # type: ignore[misc] # bentoml loads the 
         from service.routes import ENDPOINTS  # noqa: PLC0415
         from service.web import Application, start_program  # noqa: PLC0415
 
-        install(_SETTINGS.request_timeout_s)  # uvicorn is configured after this
+        install(  # uvicorn is configured after this
+            head_timeout_s=_SETTINGS.request_timeout_s, idle_timeout_s=_SETTINGS.idle_connection_s
+        )
         web = Application(ENDPOINTS, lambda: start_program(end_with_parent=_is_worker()))
         self.mount_asgi_app(web, path="/")
         inner: ASGIApp = super().to_asgi(is_main=is_main)

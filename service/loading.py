@@ -26,7 +26,6 @@ _QUICK_S: Final = 0.005
 """What takes less is never refused as slow: five times next to nothing is still nothing."""
 _REMEMBERED: Final = 64
 _PATIENCE_S: Final = 2.0  # about what an early trial still takes
-_EARLY: Final = 5  # more niceness for what nobody waits for yet; with much more, whoever comes to wait waits long
 
 _log = get_logger()
 _Graph = tuple[str, str, int]
@@ -105,7 +104,7 @@ class Loader:
             RegistryUnavailable: the registry or the cache cannot be reached; the version may be fine.
             TrialUnavailable: it could not be tried.
         """
-        bundle, lends = self._fetch(version, sharing)
+        bundle, lends = at_low_priority(partial(self._fetch, version, sharing))
         if lends:
             return self._load(bundle, sharing=sharing, known_answers=True)
         self._try(bundle, live)
@@ -113,12 +112,12 @@ class Loader:
         return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not proved))
 
     def expect(self, version: str, *, sharing: Sequence[Servable] = ()) -> None:
-        """Fetch and try a version that may be promoted soon, with less claim on the processor. Raises as :meth:`load`."""
+        """Fetch and try a version that may be promoted soon, where the processor is idle. Raises as :meth:`load`."""
         self.expected = version
         bundle, lends = at_low_priority(partial(self._fetch, version, sharing))
         del sharing  # a trial takes its time; what is let go meanwhile is to be freed
         if not lends:
-            self._try(bundle, None, niceness=_EARLY)
+            self._try(bundle, None, early=True)
 
     def _fetch(self, version: str, sharing: Sequence[Servable]) -> tuple[ModelBundle, bool]:
         """The files to load, verified, and whether a servable at hand lends its session."""
@@ -140,7 +139,7 @@ class Loader:
         if manifest.model != self._model:
             raise UnservableBundle(f"{manifest.version} is of the model {manifest.model!r}, this is {self._model!r}")
 
-    def _try(self, bundle: ModelBundle, live: Manifest | None, *, niceness: int = 0) -> None:
+    def _try(self, bundle: ModelBundle, live: Manifest | None, *, early: bool = False) -> None:
         """Hold a trial, unless the same graph has passed one. A version that changes only its head needs none."""
         if self._trial is None:
             return
@@ -148,10 +147,10 @@ class Loader:
         graph = _graph(manifest)
         seconds = self._passed.get(graph)
         if seconds is None:
-            with self._turn(self._trial, is_early=niceness > 0):
+            with self._turn(self._trial, is_early=early):
                 seconds = self._passed.get(graph)  # whoever came while the same was tried need not try it again
                 if seconds is None:
-                    seconds = self._hold_trial(self._trial, bundle, niceness)
+                    seconds = self._hold_trial(self._trial, bundle, early=early)
                     self._remember(manifest.version, graph, seconds)
         if live is not None and _graph(live) != graph:
             self._check_speed(manifest.version, seconds, live)
@@ -175,11 +174,11 @@ class Loader:
         while len(self._proved) > _REMEMBERED:
             del self._proved[next(iter(self._proved))]
 
-    def _hold_trial(self, trial: Trial, bundle: ModelBundle, niceness: int) -> float:
+    def _hold_trial(self, trial: Trial, bundle: ModelBundle, *, early: bool) -> float:
         """CPU seconds of one text. Raises UnservableBundle, or TrialUnavailable."""
         try:
             with timed("trial"):
-                report = trial.run(bundle, available=available_bytes(), niceness=niceness)
+                report = trial.run(bundle, available=available_bytes(), early=early)
         except TrialUnavailable:
             TRIALS_UNAVAILABLE.inc()
             raise

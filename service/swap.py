@@ -5,8 +5,6 @@ before stays in memory, so that a rollback is the exchange alone. A version that
 record and the present one goes on. While the registry is out of reach, nothing changes.
 """
 
-import contextlib
-import ctypes
 import gc
 import threading
 import time
@@ -20,6 +18,7 @@ from core.logs import get_logger
 from core.registry import Promotion, PromotionKind, Registry, Verdict
 from core.registry.versions import forget_cached
 from core.runtime import Engine, Servable
+from service.allocator import trim
 from service.loading import Loader, timed
 from service.metrics import REFUSED_BUNDLES, REGISTRY_ERRORS, SWAPS
 from service.threads import Backoff, Loop, at_low_priority
@@ -373,10 +372,4 @@ class Swapper:
             # What was imported and built by now stays for good: the collector need not look at it again, nor so often.
             gc.freeze()
             gc.set_threshold(50_000, 50, 100)
-        _trim()
-
-
-def _trim() -> None:
-    """Give freed memory back to the system, where the C library can."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        trim()

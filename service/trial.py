@@ -91,13 +91,13 @@ class Trial:
         if process is not None:
             process.kill()
 
-    def run(self, bundle: ModelBundle, *, available: int | None = None, niceness: int = 0) -> Report:
+    def run(self, bundle: ModelBundle, *, available: int | None = None, early: bool = False) -> Report:
         """Load, check, warm up and time a bundle whose digests were verified.
 
         Args:
             bundle: the version.
             available: bytes of memory that there are, where that is known: a trial may not take more.
-            niceness: how much less claim on the processor it has than other trials.
+            early: nobody waits for it yet: it takes only what the others leave of the processor.
 
         Raises:
             UnservableBundle: it failed, and how.
@@ -110,7 +110,7 @@ class Trial:
             "gpu_memory": self._gpu_memory_bytes,
             "memory": min(most, available) if available is not None else most,
             "seconds": self._timeout_s,
-            "niceness": niceness,
+            "early": early,
         }
         with self._lock:
             report = self._ask(request)

@@ -66,7 +66,7 @@ def attempt(request: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         request: ``directory`` of the bundle, ``device``, and what the child may take: bytes of ``memory`` and of
-            ``gpu_memory`` (0: no limit), ``seconds`` without those in which it waits for a processor, and ``niceness``.
+            ``gpu_memory`` (0: no limit), ``seconds`` without those in which it waits for a processor; whether it is ``early``.
 
     Returns:
         ``seconds`` that one text takes, ``memory`` that was taken and ``cpu`` time; or why it is ``refused``; or why the
@@ -141,7 +141,8 @@ def _be_the_child(request: dict[str, Any], writer: int, errors: IO[bytes]) -> No
         for standard, target in ((0, nothing), (1, nothing), (2, errors.fileno())):
             os.dup2(target, standard)
         _limit(request)
-        os.nice(request["niceness"])
+        if request["early"]:
+            _give_way()
         os.write(writer, json.dumps(_try(request)).encode()[:_MOST_TOLD])
     except MemoryError:
         os.write(writer, json.dumps({"refused": _too_much_memory(request)}).encode())
@@ -150,6 +151,19 @@ def _be_the_child(request: dict[str, Any], writer: int, errors: IO[bytes]) -> No
         os._exit(1)
     finally:
         os._exit(0)
+
+
+def _give_way() -> None:
+    """Run only where a processor would be idle.
+
+    Niceness shares a processor out by the second; a nice process still keeps one that wakes waiting for some milliseconds,
+    and every request wakes several threads. There is no way back, but a trial that nobody waits for is ended and held
+    again once somebody does.
+    """
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(10)
 
 
 def _limit(request: dict[str, Any]) -> None:

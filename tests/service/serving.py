@@ -83,7 +83,7 @@ def serving(settings: Settings, *, ready: bool = True) -> Iterator[Served]:
         program.start()
         return program
 
-    protocol = connections(settings.request_timeout_s)
+    protocol = connections(head_timeout_s=settings.request_timeout_s, idle_timeout_s=settings.idle_connection_s)
     config = uvicorn.Config(Application(ENDPOINTS, start), port=0, http=protocol, log_config=None, lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

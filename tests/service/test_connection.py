@@ -112,7 +112,7 @@ def test_a_head_sent_byte_by_byte_ends_in_time(hasty: Served, before: bytes, aga
         if before:
             assert raw.recv(65_536).startswith(b"HTTP/1.1 200")
         raw.sendall(b"GET /" if again == b"x" else again)
-        assert send_slowly(raw, again) < 8  # after a request uvicorn's five seconds count
+        assert send_slowly(raw, again) < 8
 
 
 def test_a_late_head_is_408(hasty: Served) -> None:
@@ -126,6 +126,19 @@ def test_a_connection_that_says_nothing_ends(hasty: Served) -> None:
     with connect(hasty.port) as raw:
         assert rest(raw) == b""
     assert LIMIT_S * 0.8 < time.monotonic() - began < 5
+
+
+def test_an_idle_connection_is_kept_for_the_next_request(home: Path) -> None:
+    champion(home, "v-0001")
+    settings = settings_for(home, request_timeout_s=0.5, idle_connection_s=6.5)
+    with serving(settings) as served, connect(served.port) as raw:
+        for wait_s in (0.0, 6.0):  # longer than a head may take, and than uvicorn would keep it
+            time.sleep(wait_s)
+            raw.sendall(HEAD + b"\r\n")
+            assert raw.recv(65_536).startswith(b"HTTP/1.1 200")
+        began = time.monotonic()
+        assert rest(raw) == b""
+        assert 6 < time.monotonic() - began < 12
 
 
 def test_a_body_that_nobody_wanted_is_not_waited_for(hasty: Served) -> None:
