@@ -14,9 +14,10 @@ from core.errors import BadSettings, RegistryUnavailable, TrialUnavailable, Unse
 from core.logs import get_logger
 from core.registry import Registry
 from core.runtime import Servable, files_to_load
-from service.memory import available_bytes, check_fits
+from core.sessions import wants_gpu
+from service.memory import available_bytes, check_fits, needed_bytes
 from service.metrics import SWAP_SECONDS, TRIALS_UNAVAILABLE
-from service.threads import at_low_priority
+from service.threads import LOWEST, at_low_priority
 from service.trial import Trial
 from service.warmup import TRIAL_SHAPES, warm_up
 
@@ -25,6 +26,7 @@ _SLOW_S: Final = 1.0
 _QUICK_S: Final = 0.005
 """What takes less is never refused as slow: five times next to nothing is still nothing."""
 _REMEMBERED: Final = 64
+_ROOM: Final = 3  # so many times what a version needs must be free for it to be loaded before anybody asks for it
 _PATIENCE_S: Final = 2.0  # about what an early trial still takes
 
 _log = get_logger()
@@ -111,13 +113,32 @@ class Loader:
         proved = version in self._proved
         return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not proved))
 
-    def expect(self, version: str, *, sharing: Sequence[Servable] = ()) -> None:
-        """Fetch and try a version that may be promoted soon, where the processor is idle. Raises as :meth:`load`."""
+    def expect(self, version: str, *, sharing: Sequence[Servable] = ()) -> Servable | None:
+        """Fetch, try and load a version that may be promoted soon, where the processor is idle. Raises as :meth:`load`.
+
+        Returns:
+            None where a promotion has nothing to wait for, or where there is no room for one more session.
+        """
         self.expected = version
-        bundle, lends = at_low_priority(partial(self._fetch, version, sharing))
+        bundle, lends = at_low_priority(partial(self._fetch, version, sharing), niceness=LOWEST)
         del sharing  # a trial takes its time; what is let go meanwhile is to be freed
-        if not lends:
-            self._try(bundle, None, early=True)
+        if lends:
+            return None
+        self._try(bundle, None, early=True)
+        if wants_gpu(self._device) or not self._has_room(bundle.manifest):
+            return None
+        proved = version in self._proved
+        return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not proved), niceness=LOWEST)
+
+    def check_speed(self, manifest: Manifest, live: Manifest) -> None:
+        """Raise UnservableBundle where a version that :meth:`expect` loaded is much slower than the live one."""
+        seconds = self._passed.get(_graph(manifest))
+        if seconds is not None and _graph(live) != _graph(manifest):
+            self._check_speed(manifest.version, seconds, live)
+
+    def _has_room(self, manifest: Manifest) -> bool:
+        available = available_bytes()
+        return available is not None and available > _ROOM * needed_bytes(manifest)
 
     def _fetch(self, version: str, sharing: Sequence[Servable]) -> tuple[ModelBundle, bool]:
         """The files to load, verified, and whether a servable at hand lends its session."""

@@ -84,7 +84,7 @@ class Program:
             ),
         )
         self.swapper = Swapper(self.registry, self.loader, poll_s=settings.registry_poll_s, on_change=self.write_status)
-        self.scout = Scout(self.registry, self.loader, at_hand=self.swapper.loaded, is_busy=self.swapper.is_loading)
+        self.scout = Scout(self.registry, self.swapper.expect, is_busy=self.swapper.is_loading)
         self.batcher = Batcher(
             lambda: self.swapper.servable,
             lanes=settings.lanes or _lanes(settings),

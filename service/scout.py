@@ -1,18 +1,16 @@
-"""Versions are tried before they are promoted: while the gate still judges them, when nobody waits for it.
+"""Versions are tried and loaded before they are promoted: while the gate still judges them, when nobody waits for it.
 
-A trial takes a good part of the time from a promotion to the version being live, most of it waiting for a processor that
-serving keeps busy. So the newest version is fetched and tried when it has come into the registry. That it passed is remembered;
-one that fails is tried again when it is promoted, and then refused with its reason and on the record.
+Trial and load are the time from a promotion to the version being live, and they take the processor from serving. So the
+newest version is fetched, tried and loaded when it has come into the registry, where the processor is idle. One that fails is
+tried again when it is promoted, and then refused with its reason and on the record.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from core.errors import BundleError, RegistryUnavailable, TrialUnavailable, UnknownVersion
 from core.logs import get_logger
 from core.registry import Registry
-from core.runtime import Servable
-from service.loading import Loader
 from service.threads import Loop
 
 _EVERY_S: Final = 2.0  # a list costs a store more than a look at the promotion log; the gate takes longer
@@ -25,9 +23,8 @@ class Scout:
     def __init__(
         self,
         registry: Registry,
-        loader: Loader,
+        expect: Callable[[str], None],
         *,
-        at_hand: Callable[[], Sequence[Servable]],
         is_busy: Callable[[], bool] = lambda: False,
         every_s: float = _EVERY_S,
     ) -> None:
@@ -35,14 +32,12 @@ class Scout:
 
         Args:
             registry: where versions appear.
-            loader: tries them, and remembers.
-            at_hand: the servables whose sessions a version may share; it needs no trial then.
+            expect: makes a version ready, see ``Swapper.expect``.
             is_busy: True while a version is loaded for somebody who waits.
             every_s: seconds from look to look.
         """
         self._registry = registry
-        self._loader = loader
-        self._at_hand = at_hand
+        self._expect = expect
         self._is_busy = is_busy
         self._every_s = every_s
         self._seen: set[str] | None = None
@@ -74,7 +69,7 @@ class Scout:
     def _try(self, version: str) -> bool:
         """False where it is to be tried again at the next look: it is not whole yet, or there was no trial."""
         try:
-            self._loader.expect(version, sharing=self._at_hand())
+            self._expect(version)
         except BundleError as error:
             _log.warning("a new version would be refused", version=version, reason=str(error))
         except (RegistryUnavailable, TrialUnavailable, UnknownVersion) as error:

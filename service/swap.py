@@ -18,12 +18,15 @@ from core.logs import get_logger
 from core.registry import Promotion, PromotionKind, Registry, Verdict
 from core.registry.versions import forget_cached
 from core.runtime import Engine, Servable
-from service.allocator import trim
 from service.loading import Loader, timed
 from service.metrics import REFUSED_BUNDLES, REGISTRY_ERRORS, SWAPS
 from service.threads import Backoff, Loop, at_low_priority
 
 _ACTOR: Final = "service"
+_EXPECTED_S: Final = 900.0  # so long a version that was loaded early waits for its promotion
+_PATIENCE_S: Final = (
+    1.0  # for an early load that is under way; then it is loaded once more, with more claim on the processor
+)
 _log = get_logger()
 
 
@@ -56,6 +59,16 @@ class _Untried:
     again_at: float
 
 
+class _Expected:
+    """A version that may be promoted soon, on its way into memory or there."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.servable: Servable | None = None
+        self.done = threading.Event()
+        self.until = time.monotonic() + _EXPECTED_S
+
+
 class Swapper:
     """Keeps the servable that answers equal to the champion."""
 
@@ -70,6 +83,7 @@ class Swapper:
         self._newest: Promotion | None = None
         self._resident: Servable | None = None  # the one that answered before
         self._prepared: Servable | None = None  # tried for an operator who is about to promote it
+        self._expected: _Expected | None = None
         self._refused: dict[str, tuple[int, str]] = {}  # version: the promotion it was refused at, and why
         self._to_record: dict[str, str] = {}  # refusals that the registry does not hold yet
         self._recorded: set[str] = set()
@@ -131,8 +145,20 @@ class Swapper:
             if self._at_hand(version) is None:
                 self._prepared = self._loader.load(version, sharing=self.loaded(), live=self._live_manifest())
 
+    def expect(self, version: str) -> None:
+        """Try a version that may be promoted soon and, where there is room, have it ready. Raises as Loader.expect."""
+        self._expected = expected = _Expected(version)
+        try:
+            servable = self._loader.expect(version, sharing=self.loaded())
+            if self._at_hand(version) is None:
+                expected.servable = servable
+        finally:
+            expected.done.set()
+
     def step(self) -> float:
         """Look once; returns the seconds to the next look."""
+        if (expected := self._expected) is not None and time.monotonic() > expected.until:
+            self._expected = None
         try:
             newest = self._registry.promotions.refresh()
             if newest is not None:
@@ -243,23 +269,34 @@ class Swapper:
         refused = self._refused.get(version)
         if refused is not None and refused[0] == candidate.number:
             raise BundleError(refused[1])
+        expected = self._expected
+        if expected is not None and expected.version == version:
+            expected.done.wait(_PATIENCE_S)
+        # Going back must always be possible, also to what was slower.
+        onward = candidate.kind == PromotionKind.PROMOTE and version == champion.version
+        live = self._live_manifest() if onward else None
+        try:
+            return self._loaded(candidate, live)
+        except (BundleError, UnknownVersion) as error:
+            self._refuse(candidate, str(error))
+            if version == champion.version and not isinstance(error, UnknownVersion):
+                self._to_record[version] = str(error)
+            raise
+
+    def _loaded(self, candidate: Promotion, live: Manifest | None) -> Servable:
+        version = candidate.version
         if (servable := self._at_hand(version)) is not None:  # a rollback waits for nobody who is trying a version
+            if live is not None and self._is_expected(servable):
+                self._loader.check_speed(servable.manifest, live)
             return servable
         with self._loading:
-            servable = self._at_hand(version)
-            if servable is not None:
+            if (servable := self._at_hand(version)) is not None:
                 return servable
             _log.info("loading", version=version, promotion=candidate.number)
-            try:
-                # Going back must always be possible, also to what was slower.
-                onward = candidate.kind == PromotionKind.PROMOTE and version == champion.version
-                live = self._live_manifest() if onward else None
-                return self._loader.load(version, sharing=self.loaded(), live=live)
-            except (BundleError, UnknownVersion) as error:
-                self._refuse(candidate, str(error))
-                if version == champion.version and not isinstance(error, UnknownVersion):
-                    self._to_record[version] = str(error)
-                raise
+            return self._loader.load(version, sharing=self.loaded(), live=live)
+
+    def _is_expected(self, servable: Servable) -> bool:
+        return self._expected is not None and self._expected.servable is servable
 
     def _keep_rollback_at_hand(self) -> None:
         """Load what a rollback would return to, so that it is a matter of milliseconds after a restart, too."""
@@ -295,6 +332,9 @@ class Swapper:
         """True while a version is tried or loaded for a promotion."""
         return self._loading.locked()
 
+    def _live_version(self) -> str:
+        return self._live.version if self._live else ""
+
     def _live_manifest(self) -> Manifest | None:
         return self._live.servable.manifest if self._live else None
 
@@ -303,7 +343,9 @@ class Swapper:
 
     def loaded(self) -> list[Servable]:
         """The servables in memory."""
-        return [servable for servable in (self.servable, self._resident, self._prepared) if servable is not None]
+        expected = self._expected.servable if self._expected else None
+        held = (self.servable, self._resident, self._prepared, expected)
+        return [servable for servable in held if servable is not None]
 
     def _in_use(self) -> set[str]:
         """Versions whose files are still wanted."""
@@ -353,6 +395,8 @@ class Swapper:
     def _let_go(self, before: Servable | None) -> None:
         """Keep only the one before; give the memory of older ones back."""
         self._resident, self._prepared, self._untidy = before, None, True
+        if self._expected is not None and self._expected.version == self._live_version():
+            self._expected = None
         self._tidy()
 
     def _tidy(self) -> None:
@@ -372,4 +416,3 @@ class Swapper:
             # What was imported and built by now stays for good: the collector need not look at it again, nor so often.
             gc.freeze()
             gc.set_threshold(50_000, 50, 100)
-        trim()

@@ -20,7 +20,7 @@ from core.errors import RatchetError
 from core.events import new_id
 from core.logs import configure_logs, get_logger
 from core.settings import Role, Settings, load_settings
-from service.allocator import limit_arenas
+from service.allocator import limit_heaps
 from service.auth import Caller
 from service.metrics import INTERNAL_ERRORS, observe_request
 from service.problems import ClientGone, HttpError, error_response, http_error
@@ -145,7 +145,7 @@ class _Sending:
 
 def start_program(*, end_with_parent: bool) -> Program:
     """Read the settings and start the service with them. Raises BadSettings."""
-    limit_arenas()
+    limit_heaps()
     settings = load_settings()
     configure_logs(program="service", level=settings.log_level, masking=settings.masking_policy)
     program = Program(settings)

@@ -9,10 +9,10 @@ from core.cores import usable_cores
 
 _HEAPS = """
 import ctypes, re, sys, tempfile, threading
-from service.allocator import limit_arenas
+from service.allocator import limit_heaps
 
 if "limit" in sys.argv:
-    limit_arenas()
+    limit_heaps()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 all_at_once = threading.Barrier(40)

@@ -24,7 +24,7 @@ def scouted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
     def init(self: Program, *arguments: object, **options: object) -> None:
         make(self, *arguments, **options)  # type: ignore[arg-type]
-        self.scout = Scout(self.registry, self.loader, at_hand=self.swapper.loaded, every_s=0.05)
+        self.scout = Scout(self.registry, self.swapper.expect, every_s=0.05)
 
     monkeypatch.setattr(Program, "__init__", init)
     with serving(settings_for(home)) as served:
@@ -52,7 +52,7 @@ def test_a_version_that_fails_early_is_refused_only_when_it_is_promoted(home: Pa
     champion(home, "v-0001", favour="alpha")
     with serving(settings_for(home)) as served:
         program = served.program
-        scout = Scout(program.registry, program.loader, at_hand=program.swapper.loaded)
+        scout = Scout(program.registry, program.swapper.expect)
         scout.step()
         publish(home, "v-0002", edit=with_nan)
         scout.step()
@@ -69,7 +69,7 @@ def test_an_early_trial_that_hangs_does_not_keep_a_promotion_waiting(home: Path)
     champion(home, "v-0001", favour="alpha")
     with serving(settings_for(home, trial_timeout_s=300)) as served:
         program = served.program
-        scout = Scout(program.registry, program.loader, at_hand=program.swapper.loaded)
+        scout = Scout(program.registry, program.swapper.expect)
         scout.step()
         publish(home, "v-0002", edit=loop_of(2**62))
         looking = threading.Thread(target=scout.step)
