@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "cli" / "demo" / "intents" / "train.jsonl"
@@ -27,13 +26,6 @@ QUICK = {
     "RATCHET_FEEDBACK_PORT": "0",
     "RATCHET_TRAINER_PORT": "0",
 }
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_seed(path: Path, *, labels: int, each: int) -> Path:

@@ -18,7 +18,7 @@ from core.registry import Registry
 from tests.acceptance.support import RunningRatchet, write_seed
 from tests.support import wait_until
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.alone, pytest.mark.timeout(900)]
 
 PICKUP = [
     "Can I collect my order from your shop?",
