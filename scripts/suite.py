@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
@@ -66,20 +68,13 @@ def run(name: str, options: list[str], report: Path) -> tuple[Counter[str], str]
 
 
 def summary(found: Counter[str], seconds: float) -> str:
-    """One line with the totals, worded as pytest's own."""
+    """One line with the totals, worded as pytest's own: `.ci/run` looks for it."""
     told = [f"{found[what]} {what}" for what in ("failed", "passed", "skipped", "errors") if found[what]]
-    return f"{', '.join(told) or 'no tests ran'} in {seconds:.2f}s ({int(seconds) // 60} min {int(seconds) % 60} s)"
+    return f"{', '.join(told) or 'no tests ran'} in {seconds:.2f}s ({timedelta(seconds=int(seconds))})"
 
 
-def main(arguments: list[str]) -> int:
-    """Run both parts; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="suite.py", description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--workers", type=int, default=2, help="how many tests at a time in the first part")
-    workers = parser.parse_args(arguments).workers
-    parts = {
-        "together": ["-m", "not alone", "-n", str(workers), "--dist", "loadfile"],
-        "alone": ["-m", "alone"],
-    }
+def run_all(parts: Mapping[str, list[str]]) -> int:
+    """Run each part with its options, whatever the one before has shown; returns the exit code of all."""
     began = time.monotonic()
     total: Counter[str] = Counter()
     faults = []
@@ -88,10 +83,17 @@ def main(arguments: list[str]) -> int:
             found, fault = run(name, options, Path(folder) / f"{name}.xml")
             total += found
             faults += [fault] if fault else []
-    for fault in faults:
-        sys.stdout.write(f"{fault}\n")
-    sys.stdout.write(f"{summary(total, time.monotonic() - began)}\n")
+    for line in (*faults, summary(total, time.monotonic() - began)):
+        sys.stdout.write(f"{line}\n")
     return 1 if faults else 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the two parts; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="suite.py", description="run all tests in two parts")
+    parser.add_argument("--workers", type=int, default=2, help="how many tests at a time in the first part")
+    workers = str(parser.parse_args(arguments).workers)
+    return run_all({"together": ["-m", "not alone", "-n", workers, "--dist", "loadfile"], "alone": ["-m", "alone"]})
 
 
 if __name__ == "__main__":
