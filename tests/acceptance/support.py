@@ -16,6 +16,15 @@ from tests.support import free_port, wait_until
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "cli" / "demo" / "intents" / "train.jsonl"
 
+PICKUP = [
+    "Can I collect my order from your shop?",
+    "Is it possible to pick the parcel up in store?",
+    "I'd rather fetch it at the branch in town myself.",
+    "Do you have a counter where I can collect things?",
+    "Could I pick up my lamp at your store on Friday?",
+    "Let me collect it in person, please.",
+]
+
 QUICK = {
     # a loop that turns within seconds: small, frequent runs
     "RATCHET_TRIGGER_AGE_S": "1",
