@@ -95,8 +95,9 @@ def main(arguments: list[str]) -> int:
     workers = str(parser.parse_args(arguments).workers)
     # A file is run by one process, as its fixtures are many a file's own; in the order of their names, since the files
     # with the fewest tests, which xdist would run last, take longest here.
-    together = ["-m", "not alone", "-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
-    return run_all({"together": together, "alone": ["-m", "alone"]})
+    at_once = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
+    common = ["--continue-on-collection-errors"]  # a file that cannot be read hides no other's verdict
+    return run_all({"together": ["-m", "not alone", *common, *at_once], "alone": ["-m", "alone", *common]})
 
 
 if __name__ == "__main__":
