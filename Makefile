@@ -23,8 +23,8 @@ setup: $(STAMP) ## install everything into .venv (again only when pyproject.toml
 up: $(STAMP) ## train the first model and start the whole loop on http://127.0.0.1:3000; Ctrl-C ends it
 	@$(BIN)/ratchet up $(ARGS)
 
-test: $(STAMP) ## run the tests; those of Kafka and PostgreSQL where KAFKA_BOOTSTRAP and POSTGRES_URL name a server
-	@$(BIN)/pytest $(ARGS)
+test: $(STAMP) ## run all tests, or by ARGS="tests/core -x" some; KAFKA_BOOTSTRAP and POSTGRES_URL name real servers
+	@$(if $(strip $(ARGS)),$(BIN)/pytest $(ARGS),$(BIN)/python scripts/suite.py)
 
 check: $(STAMP) ## lint, types, import rules, the lock and the generated documents; all of them, then the verdict
 	@failed=""; run() { echo "$$*"; "$$@" || failed="$$failed $${1##*/}"; }; \

@@ -1,10 +1,35 @@
 """What tests of several rooms need."""
 
+import itertools
+import os
+import random
+import socket
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+
+# Below the ports that a system gives to those who ask for any, and a thousand for each of the processes that run tests
+# side by side: nobody can take a port between the moment at which it is found and that at which a program binds it.
+_FIRST_PORT: Final = 20_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10 * 1_000
+_PORTS: Final = itertools.cycle(random.SystemRandom().sample(range(_FIRST_PORT, _FIRST_PORT + 1_000), 1_000))
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on, for a program that a test starts; none comes twice in a row.
+
+    Raises:
+        AssertionError: a thousand ports in a row are taken.
+    """
+    for port in itertools.islice(_PORTS, 1_000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError(f"none of the ports {_FIRST_PORT} to {_FIRST_PORT + 999} is free")
 
 
 def wait_until(condition: Callable[[], T], *, timeout_s: float = 10.0, every_s: float = 0.02, what: str = "") -> T:

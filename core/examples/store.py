@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 
 from core.errors import StoreUnavailable
 from core.events import Command, Example, Origin, Outcome, Prediction, Split
@@ -88,9 +88,18 @@ class ExampleStore:
             return [OutboxRow(seq=row.seq, topic=row.topic, key=row.key, value=row.value) for row in rows]
 
     def outbox_sent(self, rows: Sequence[OutboxRow]) -> None:
-        """Forget events that the log has taken."""
-        with connected(self._engine, write=True) as connection:
-            connection.execute(delete(tables.outbox).where(tables.outbox.c.seq.in_([row.seq for row in rows])))
+        """Forget events that the log has taken.
+
+        SQLite gives a number again once its row is gone, and another program may have sent these rows, too: what has
+        taken their numbers since then stays, by its content.
+        """
+        table = tables.outbox
+        if rows:
+            with connected(self._engine, write=True) as connection:
+                connection.execute(
+                    delete(table).where(table.c.seq == bindparam("sent"), table.c.value == bindparam("content")),
+                    [{"sent": row.seq, "content": row.value} for row in rows],
+                )
 
     def outbox_size(self) -> int:
         """How many events wait."""

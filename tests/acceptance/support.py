@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,10 +11,19 @@ from typing import Any
 
 import httpx
 
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "cli" / "demo" / "intents" / "train.jsonl"
+
+PICKUP = [
+    "Can I collect my order from your shop?",
+    "Is it possible to pick the parcel up in store?",
+    "I'd rather fetch it at the branch in town myself.",
+    "Do you have a counter where I can collect things?",
+    "Could I pick up my lamp at your store on Friday?",
+    "Let me collect it in person, please.",
+]
 
 QUICK = {
     # a loop that turns within seconds: small, frequent runs
@@ -27,13 +35,6 @@ QUICK = {
     "RATCHET_FEEDBACK_PORT": "0",
     "RATCHET_TRAINER_PORT": "0",
 }
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_seed(path: Path, *, labels: int, each: int) -> Path:

@@ -1,6 +1,5 @@
 """The whole loop as a user runs it: real processes, real HTTP, a real encoder, and SIGKILL at bad moments."""
 
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,19 +14,10 @@ import pytest
 from core.events import OutcomeStatus, new_id
 from core.examples import ExampleStore
 from core.registry import Registry
-from tests.acceptance.support import RunningRatchet, write_seed
+from tests.acceptance.support import PICKUP, RunningRatchet, write_seed
 from tests.support import wait_until
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
-
-PICKUP = [
-    "Can I collect my order from your shop?",
-    "Is it possible to pick the parcel up in store?",
-    "I'd rather fetch it at the branch in town myself.",
-    "Do you have a counter where I can collect things?",
-    "Could I pick up my lamp at your store on Friday?",
-    "Let me collect it in person, please.",
-]
+pytestmark = [pytest.mark.acceptance, pytest.mark.alone, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -220,23 +210,3 @@ def test_replay_and_evaluate_play_a_stream_and_report(ratchet: RunningRatchet, t
     scored = ratchet.run("evaluate", str(stream), "--url", url, "--json", str(tmp_path / "e.json"))
     assert scored.returncode == 0, scored.stderr
     assert '"accuracy"' in (tmp_path / "e.json").read_text(encoding="utf-8")
-
-
-def test_the_same_loop_runs_on_kafka(tmp_path: Path, kafka: str) -> None:
-    seed = write_seed(tmp_path / "seed.jsonl", labels=4, each=25)
-    model = f"t{new_id().replace('-', '')[-20:]}"  # a model of its own: others' events on the broker are not ours
-    settings = {"RATCHET_MODEL": model}
-    running = RunningRatchet(tmp_path / "home", arguments=["--seed", str(seed), "--kafka", kafka], settings=settings)
-    try:
-        running.ready()
-        for text in PICKUP:
-            running.correct(text, "store_pickup")
-        wait_until(lambda: "store_pickup" in running.live()["labels"], timeout_s=300, every_s=0.5, what="it is learned")
-        assert running.predict(PICKUP[0])["label"] == "store_pickup"
-        assert running.run("status", "--json", "--home", str(running.home)).returncode == 0
-    except (AssertionError, subprocess.TimeoutExpired):
-        for log in (running.home / "logs").glob("*.log"):
-            print(log.name, log.read_text(encoding="utf-8")[-3000:])
-        raise
-    finally:
-        running.close()

@@ -16,6 +16,8 @@ from benchmarks.serving.arrivals import schedule
 from benchmarks.serving.load import Load, run_load
 from benchmarks.serving.wire import Connection
 
+pytestmark = pytest.mark.alone
+
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 

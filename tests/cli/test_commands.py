@@ -21,9 +21,8 @@ import structlog
 
 from cli.main import app, main
 from cli.processes import Child, Children
-from tests.contracts.conftest import free_port
 from tests.service.serving import Served, champion, serving, settings_for
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVICE_COMMANDS = ["rollback", "pause", "resume", "train", "versions", "promote v-0001"]

@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from sqlalchemy.engine import make_url
 from core.eventlog.base import EventLog
 from core.examples import ExampleStore
 from tests.contracts.eventlog_worker import open_fast
+from tests.support import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -125,14 +125,6 @@ class KafkaOutage:
         """Kill the broker if it lives; nobody wants its data any more."""
         with suppress(FileNotFoundError, ProcessLookupError):
             self.down()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with closing(socket.socket()) as server:
-        server.bind(("127.0.0.1", 0))
-        port: int = server.getsockname()[1]
-        return port
 
 
 def kafka_servers() -> str:

@@ -211,6 +211,7 @@ def test_poll_keeps_to_its_limit_and_its_timeout(log: EventLog, topic: str) -> N
         assert 0.3 <= time.monotonic() - started < 3
 
 
+@pytest.mark.alone
 def test_a_record_reaches_a_waiting_member_soon(log: EventLog, topic: str) -> None:
     delays = []
     with closing(log.subscribe(topic, topic, Positions())) as member:

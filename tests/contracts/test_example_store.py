@@ -235,6 +235,15 @@ def test_the_outbox_gives_events_in_order_until_they_are_sent(store: ExampleStor
     assert store.outbox() == []
 
 
+def test_what_two_programs_have_sent_takes_no_new_event_with_it(store: ExampleStore) -> None:
+    put(store, an_example("old"))
+    read_by_both = store.outbox()
+    store.outbox_sent(read_by_both)
+    put(store, an_example("new"))  # SQLite gives it the number of the old one
+    store.outbox_sent(read_by_both)
+    assert [row.key for row in store.outbox()] == ["enew"]
+
+
 # the join and the ledger
 
 

@@ -10,9 +10,8 @@ from sqlalchemy import create_engine, event, text
 
 from core.errors import BadRecord, BadSettings, LeaseLost, RatchetError, StoreUnavailable
 from core.examples import ExampleStore
-from tests.contracts.conftest import free_port
 from tests.contracts.store_support import AT, a_feedback, an_example, an_outcome, put
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -230,6 +230,7 @@ def test_a_small_request_does_not_wait_although_a_big_one_has_the_same_text(mode
     assert sum(len(batch) for batch in model.batches) == 401  # the two small ones shared one
 
 
+@pytest.mark.alone
 def test_a_small_request_is_not_refused_for_work_that_is_due_after_it(model: Watched) -> None:
     long = "word1 " * 5_000
 

@@ -18,16 +18,10 @@ import yaml
 from core.status import read_status
 from service.connection import MAX_HEAD_BYTES
 from tests.service.serving import champion, interactions, settings_for
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 START_S = 60
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(home: Path, port: int, **more: str) -> dict[str, str]:

@@ -74,6 +74,7 @@ def test_versions_promotions_and_runs_are_listed(home: Path) -> None:
         assert one["verdict"]["evaluation"]["holdout"]["per_label"] == {"alpha": {}}
 
 
+@pytest.mark.alone
 def test_promote_rollback_pause_and_resume(home: Path) -> None:
     champion(home, "v-0001", favour="alpha")
     publish(home, "v-0002", favour="beta")

@@ -15,6 +15,8 @@ from tests.service.bad_versions import loop_of, with_nan
 from tests.service.serving import Served, champion, promote, publish, registry_of, serving, settings_for
 from tests.support import wait_until
 
+pytestmark = pytest.mark.alone  # an early trial takes only what is left of the processors
+
 
 @contextmanager
 def scouted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:

@@ -203,6 +203,7 @@ def test_answers_come_while_the_request_goes_on(served: Served) -> None:
     client.close()
 
 
+@pytest.mark.alone
 def test_a_client_that_takes_no_answers_is_not_read_from(home: Path) -> None:
     champion(home, "v-0001")
     with (
@@ -251,6 +252,7 @@ def test_a_window_of_lines_is_in_flight_and_no_more(home: Path) -> None:
     assert 0 < deepest <= 32
 
 
+@pytest.mark.alone
 def test_requests_beside_a_stream_are_answered_at_once(home: Path) -> None:
     champion(home, "v-0001")
     with serving(settings_for(home)) as served:

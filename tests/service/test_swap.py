@@ -79,6 +79,7 @@ def test_every_answer_names_the_version_that_made_it_while_versions_change(home:
     assert set(load.answers) == set(favours.items())
 
 
+@pytest.mark.alone
 def test_a_rollback_is_visible_at_once_because_the_version_before_is_resident(home: Path) -> None:
     champion(home, "v-0001", favour="alpha")
     champion(home, "v-0002", favour="beta")
@@ -116,6 +117,7 @@ def test_a_rollback_right_after_a_swap_finds_the_version_before_in_memory(
         assert program.swapper.servable is before
 
 
+@pytest.mark.alone
 def test_neither_a_rollback_nor_a_pause_waits_for_a_version_that_is_tried(home: Path) -> None:
     for version, favour in (("v-0001", "alpha"), ("v-0002", "beta"), ("v-0003", "gamma")):
         champion(home, version, favour=favour)

@@ -42,6 +42,7 @@ def trial_process(trial: Trial) -> psutil.Process:
     return psutil.Process(trial.process_id)
 
 
+@pytest.mark.alone
 def test_it_says_what_a_version_takes(trial: Trial, tmp_path: Path) -> None:
     report = trial.run(bundle_of(tmp_path))
     assert 0 < report.seconds < 0.1
@@ -161,6 +162,7 @@ def test_a_version_with_the_live_graph_is_not_tried_again(home: Path) -> None:
         assert trials_held() == before + 1
 
 
+@pytest.mark.alone
 def test_a_slow_version_is_refused_forwards_and_not_backwards(home: Path) -> None:
     publish(home, "v-0001", edit=loop_of(20_000))
     promote(home, "v-0001")
