@@ -114,7 +114,7 @@ class Loader:
         return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not proved))
 
     def expect(self, version: str, *, sharing: Sequence[Servable] = ()) -> Servable | None:
-        """Fetch, try and load a version that may be promoted soon; the trial where the processor is idle. Raises as :meth:`load`.
+        """Fetch, try and load a version that may be promoted soon, at the others' leisure. Raises as :meth:`load`.
 
         Returns:
             None where a promotion has nothing to wait for, or where there is no room for one more session.
