@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from core.errors import BadRecord
 from core.events import Example, Feedback, FeedbackKind, Inputs, Origin, Outcome, OutcomeStatus, Split
-from core.examples import StoreTransaction, example_id, split_of
+from core.examples import ExampleBatch, StoreTransaction, example_id, split_of
 from core.masking import Masker
 from core.settings import Settings
 from core.tasks import get_task
@@ -81,25 +81,34 @@ class Assessor:
 
     def assess(self, store: StoreTransaction, joined: Sequence[Joined]) -> list[Outcome]:
         """Settle feedback, in order; outcomes and examples are written into the transaction."""
-        outcomes: list[Outcome] = []
-        claims: list[_Claim] = []
+        claims, refused = self._claims(joined)
+        batch = ExampleBatch(
+            store, example_ids=[claim.identity for claim in claims], targets=[claim.target for claim in claims]
+        )
+        settled = [
+            self._settle(batch, claim, scored) for claim, scored in zip(claims, self._score(claims), strict=True)
+        ]
+        outcomes = [*refused, *settled]
+        for outcome in outcomes:
+            batch.add_outcome(outcome)
+            if outcome.prediction_id and outcome.status != OutcomeStatus.REJECTED:
+                batch.mark_answered(outcome.prediction_id)
+        batch.flush()
+        return outcomes
+
+    def _claims(self, joined: Sequence[Joined]) -> tuple[list[_Claim], list[Outcome]]:
+        """Feedback that says what a target is, and the outcomes of what does not."""
+        outcomes, claims = [], []
         for item in joined:
             if item.feedback.kind == FeedbackKind.REJECT:
                 reason = "known to be wrong; it names no better answer, so nothing is trained on it"
                 outcomes.append(self._outcome(item, OutcomeStatus.ACCEPTED, reason))
-                self._answered(store, item)
                 continue
             try:
                 claims.append(self._claim(item))
             except BadRecord as error:
                 outcomes.append(self._outcome(item, OutcomeStatus.REJECTED, self._masker.mask(str(error))))
-        counts = store.label_counts() if claims else {}
-        for claim, scored in zip(claims, self._score(claims), strict=True):
-            outcomes.append(self._settle(store, claim, scored, counts))
-            self._answered(store, claim.joined)
-        for outcome in outcomes:
-            store.add_outcome(outcome)
-        return outcomes
+        return claims, outcomes
 
     def _claim(self, item: Joined) -> _Claim:
         """Clean, mask and check. Raises InvalidInput, or InvalidTarget."""
@@ -129,9 +138,9 @@ class Assessor:
             found.append(_Scored(probability=probability, score=float(scores[row]), reason=reason))
         return found
 
-    def _settle(self, store: StoreTransaction, claim: _Claim, scored: _Scored, counts: dict[str, int]) -> Outcome:
-        """One claim to one outcome; ``counts`` (examples by label) is kept up to date."""
-        settings, event = self._settings, claim.event
+    def _settle(self, store: ExampleBatch, claim: _Claim, scored: _Scored) -> Outcome:
+        """One claim to one outcome."""
+        settings, event, counts = self._settings, claim.event, store.counts
         known_label = claim.target in counts or claim.target in self._live.labels
         if not known_label and settings.closed_labels:
             return self._outcome(
@@ -164,7 +173,6 @@ class Assessor:
             return self._revise(store, claim, scored, belief, stored)
         example = self._new_example(claim, scored, belief, label_count=store.trained_count(claim.target))
         store.put_example(example, target_at=event.at, target_by=event.feedback_id)
-        counts[claim.target] = counts.get(claim.target, 0) + 1
         use = "selected" if example.selected else "kept, but not worth training on as new"
         if example.split != Split.TRAIN:
             use = "held out to judge by" if example.split == Split.HOLDOUT else "held out for tuning"
@@ -174,7 +182,7 @@ class Assessor:
 
     def _revise(
         self,
-        store: StoreTransaction,
+        store: ExampleBatch,
         claim: _Claim,
         scored: _Scored,
         belief: Belief,
@@ -250,11 +258,6 @@ class Assessor:
 
     def _weight(self, event: Feedback) -> float:
         return self._settings.implicit_weight if event.kind == FeedbackKind.IMPLICIT else 1.0
-
-    @staticmethod
-    def _answered(store: StoreTransaction, item: Joined) -> None:
-        if item.feedback.prediction_id:
-            store.mark_answered(item.feedback.prediction_id)
 
     @staticmethod
     def _outcome(item: Joined, status: OutcomeStatus, reason: str, identity: str | None = None) -> Outcome:

@@ -1,10 +1,12 @@
 """The example store: what the feedback program wrote down, on SQLite or PostgreSQL."""
 
+from core.examples.batch import ExampleBatch
 from core.examples.identity import example_id, normalise, split_of
 from core.examples.leases import Lease, LeaseKeeper
 from core.examples.store import ExampleStore, PendingFeedback, StoreTransaction
 
 __all__ = [
+    "ExampleBatch",
     "ExampleStore",
     "Lease",
     "LeaseKeeper",

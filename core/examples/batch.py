@@ -1,0 +1,99 @@
+"""Many feedbacks settled as one: what they need is read at once, what comes of them is written at once.
+
+Settling one feedback takes some ten small statements; for five hundred of them the database's round trips are nearly all of
+the time. A batch asks once for all of them, keeps what changes in memory, and writes each table once.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from core.events import Example, Feedback, Outcome, Split
+from core.examples.transaction import QuarantinedClaim, Stored, StoreTransaction
+
+
+class ExampleBatch:
+    """The examples, claims and counts that some feedback is about, as they are in the transaction after each step.
+
+    Nothing is written before :meth:`flush`.
+    """
+
+    def __init__(self, store: StoreTransaction, *, example_ids: Iterable[str], targets: Iterable[str]) -> None:
+        """Read what claims of these targets for these examples need."""
+        ids, known = set(example_ids), store.label_counts()
+        #: examples by label
+        self.counts = known
+        self._store = store
+        self._stored = store.examples(ids)
+        self._trained = store.trained_counts()
+        self._claims = {
+            claim.feedback_id: claim for claim in store.claims(targets=set(targets) - known.keys(), example_ids=ids)
+        }
+        self._news: dict[str, None] = {}
+        self._noted: dict[str, None] = {}
+        self._quarantined: list[QuarantinedClaim] = []
+        self._answered: set[str] = set()
+        self._outcomes: list[Outcome] = []
+
+    def example(self, example_id: str) -> Stored | None:
+        """An example with the time and the id of the feedback that set its target."""
+        return self._stored.get(example_id)
+
+    def trained_count(self, label: str) -> int:
+        """How many examples of a label may be trained on."""
+        return self._trained.get(label, 0)
+
+    def put_example(self, example: Example, *, target_at: datetime, target_by: str) -> None:
+        """A new example, or a new state of one; of several states only the last one is published."""
+        before = self._stored.get(example.example_id)
+        if before is None:
+            self.counts[example.target] = self.counts.get(example.target, 0) + 1
+        if example.split == Split.TRAIN and before is None:
+            self._trained[example.target] = self._trained.get(example.target, 0) + 1
+        self._stored[example.example_id] = (example, target_at, target_by)
+        self._news.pop(example.example_id, None)
+        self._news[example.example_id] = None
+
+    def add_source(self, example: Example, source: str) -> None:
+        """Note one more source of an example; that is no news to anybody."""
+        held, target_at, target_by = self._stored[example.example_id]
+        sources = sorted({*held.sources, source})
+        self._stored[held.example_id] = (held.model_copy(update={"sources": sources}), target_at, target_by)
+        self._noted[held.example_id] = None
+
+    def renew_target(self, example: Example, *, target_at: datetime, target_by: str) -> None:
+        """Note that the target was said again: what was said before that, but comes later, does not replace it."""
+        held, *said = self._stored[example.example_id]
+        latest = max((said[0], said[1]), (target_at, target_by))
+        self._stored[held.example_id] = (held, *latest)
+        self._noted[held.example_id] = None
+
+    def add_quarantined(self, event: Feedback, *, example_id: str) -> None:
+        """Remember that an annotator claims a target that is not believed yet."""
+        claim = QuarantinedClaim.of(event, example_id=example_id)
+        self._claims[event.feedback_id] = claim
+        self._quarantined.append(claim)
+
+    def quarantined(self, *, target: str, example_id: str | None = None) -> dict[str, str]:
+        """Claims of a target (for one example, or for any) that were not believed alone: annotator by feedback id."""
+        return {
+            claim.feedback_id: claim.annotator
+            for claim in self._claims.values()
+            if claim.target == target and example_id in (None, claim.example_id)
+        }
+
+    def mark_answered(self, prediction_id: str) -> None:
+        """Take a prediction off the review queue."""
+        self._answered.add(prediction_id)
+
+    def add_outcome(self, outcome: Outcome) -> None:
+        """Write a row of the ledger; one that is there stays as it is."""
+        self._outcomes.append(outcome)
+
+    def flush(self) -> None:
+        """Write everything into the transaction."""
+        store = self._store
+        store.put_examples([self._stored[name] for name in self._news])
+        store.note([self._stored[name] for name in self._noted if name not in self._news])
+        store.add_claims(*self._quarantined)
+        store.mark_answered(*self._answered)
+        store.add_outcome(*self._outcomes)
