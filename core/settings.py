@@ -159,6 +159,15 @@ class Settings(BaseSettings):
     join_timeout_s: float = Field(
         default=3600.0, gt=0, description="feedback without its prediction is unmatched after this"
     )
+    min_text_chars: int = Field(default=1, ge=1, description="feedback on a shorter text, once cleaned, is rejected")
+    boilerplate: tuple[str, ...] = Field(
+        default=(),
+        description="lines that are dropped from texts besides the known ones, such as a disclaimer of one's own",
+    )
+    allowed_scripts: tuple[str, ...] = Field(
+        default=(),
+        description="feedback on texts mostly in other scripts (`LATIN`, `HAN`, `CYRILLIC` …) is rejected; none: all",
+    )
     closed_labels: bool = Field(default=False, description="true: a label that the model does not know is rejected")
     max_labels: int = Field(default=1000, ge=2, description="labels that a model may have")
     trust_threshold: float = Field(

@@ -13,7 +13,7 @@ from core.examples import ExampleBatch, StoreTransaction, example_id, split_of
 from core.masking import Masker
 from core.settings import Settings
 from core.tasks import get_task
-from feedback.cleaning import clean
+from feedback.cleaning import Cleaner
 from feedback.join import Joined
 from feedback.live import LiveModel
 from feedback.selection import get_strategy
@@ -77,6 +77,7 @@ class Assessor:
         self._key = key
         self._task = get_task(settings.task)
         self._masker = Masker.of(settings.masking_policy)
+        self._cleaner = Cleaner.of(settings)
         self._strategy = get_strategy(settings.selection)
 
     def assess(self, store: StoreTransaction, joined: Sequence[Joined]) -> list[Outcome]:
@@ -115,7 +116,7 @@ class Assessor:
         event, prediction = item.feedback, item.prediction
         raw = prediction.inputs if prediction else event.inputs or {}
         # Masked again: what the cleaning brings to light was hidden from those before.
-        masked = self._masker.mask_inputs(clean(raw))
+        masked = self._masker.mask_inputs(self._cleaner.clean(raw))
         inputs = self._task.parse_inputs(masked, max_chars=self._settings.max_text_chars)
         target = event.target
         if target is None and event.kind == FeedbackKind.CONFIRM and prediction:

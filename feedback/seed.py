@@ -14,8 +14,8 @@ from core.events import Example, Inputs, Origin, now
 from core.examples import ExampleStore, StoreTransaction, example_id, split_of
 from core.masking import Masker
 from core.settings import Settings
-from core.tasks import Task, get_task
-from feedback.cleaning import clean
+from core.tasks import get_task
+from feedback.cleaning import Cleaner
 
 _CHUNK: Final = 500
 _SHOWN: Final = 10
@@ -129,14 +129,14 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(path: Path, document: bytes, settings: Settings, key: bytes) -> list[_Row]:
-    task, masker = get_task(settings.task), Masker.of(settings.masking_policy)
+    reader = _Reader(settings, key)
     rows: list[_Row] = []
     faults: list[str] = []
     for number, line in enumerate(document.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(_parse_line(line, task, masker, settings, key))
+            rows.append(reader.read(line))
         except (ValueError, RecursionError, BadRecord) as error:
             faults.append(f"line {number}: {error}")
     if faults:
@@ -146,15 +146,27 @@ def _parse(path: Path, document: bytes, settings: Settings, key: bytes) -> list[
     return rows
 
 
-def _parse_line(line: bytes, task: Task, masker: Masker, settings: Settings, key: bytes) -> _Row:
-    row: Any = json.loads(line.decode())
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004  # a fault of the file, told like the others
-    if task.target_field not in row:
-        raise ValueError(f"the field {task.target_field!r} is missing")
-    fields = {name: row[name] for name in task.input_fields if name in row}
-    inputs = task.parse_inputs(masker.mask_inputs(clean(fields)), max_chars=settings.max_text_chars)
-    identity = example_id(key, model=settings.model, task=task.name, inputs=inputs)
-    return _Row(
-        identity=identity, inputs=inputs, target=task.parse_target(masker.mask_document(row[task.target_field]))
-    )
+class _Reader:
+    """Reads lines as feedback is read: cleaned, masked, checked."""
+
+    def __init__(self, settings: Settings, key: bytes) -> None:
+        self._settings = settings
+        self._key = key
+        self._task = get_task(settings.task)
+        self._masker = Masker.of(settings.masking_policy)
+        self._cleaner = Cleaner.of(settings)
+
+    def read(self, line: bytes) -> _Row:
+        """One line. Raises ValueError, RecursionError or BadRecord for what is none."""
+        task, settings = self._task, self._settings
+        row: Any = json.loads(line.decode())
+        if not isinstance(row, dict):
+            raise ValueError("not a JSON object")  # noqa: TRY004  # a fault of the file, told like the others
+        if task.target_field not in row:
+            raise ValueError(f"the field {task.target_field!r} is missing")
+        fields = {name: row[name] for name in task.input_fields if name in row}
+        masked = self._masker.mask_inputs(self._cleaner.clean(fields))
+        inputs = task.parse_inputs(masked, max_chars=settings.max_text_chars)
+        identity = example_id(self._key, model=settings.model, task=task.name, inputs=inputs)
+        target = task.parse_target(self._masker.mask_document(row[task.target_field]))
+        return _Row(identity=identity, inputs=inputs, target=target)
