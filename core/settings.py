@@ -180,6 +180,9 @@ class Settings(BaseSettings):
     implicit_weight: float = Field(
         default=0.3, ge=0, le=1, description="weight of an implicit signal against a correction"
     )
+    near_copies: int = Field(
+        default=5, ge=1, description="texts that are nearly the same and have one label: so many of them train"
+    )
     holdout_share: float = Field(default=0.15, ge=0, le=0.9, description="share of the examples that only judge")
     validation_share: float = Field(
         default=0.0, ge=0, le=0.9, description="share of the examples kept for tuning; nothing tunes on them yet"

@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import BadRecord
 from core.events import Example, Feedback, FeedbackKind, Inputs, Origin, Outcome, OutcomeStatus, Split
-from core.examples import ExampleBatch, StoreTransaction, example_id, split_of
+from core.examples import ExampleBatch, ExampleStore, Rank, StoreTransaction, example_id, split_of
+from core.examples.transaction import Stored
 from core.masking import Masker
 from core.settings import Settings
 from core.tasks import get_task
 from feedback.cleaning import Cleaner
 from feedback.join import Joined
 from feedback.live import LiveModel
+from feedback.near import NearDuplicates
+from feedback.near.duplicates import rank_of
 from feedback.selection import get_strategy
 from feedback.trust import Belief, believe
 
@@ -79,6 +81,11 @@ class Assessor:
         self._masker = Masker.of(settings.masking_policy)
         self._cleaner = Cleaner.of(settings)
         self._strategy = get_strategy(settings.selection)
+        self._near = NearDuplicates(key, model=settings.model, copies=settings.near_copies)
+
+    def catch_up(self, store: ExampleStore) -> None:
+        """Place examples among near-duplicates that a version of Ratchet stored which knew none."""
+        self._near.catch_up(store)
 
     def assess(self, store: StoreTransaction, joined: Sequence[Joined]) -> list[Outcome]:
         """Settle feedback, in order; outcomes and examples are written into the transaction."""
@@ -86,10 +93,14 @@ class Assessor:
         batch = ExampleBatch(
             store, example_ids=[claim.identity for claim in claims], targets=[claim.target for claim in claims]
         )
-        settled = [
-            self._settle(batch, claim, scored) for claim, scored in zip(claims, self._score(claims), strict=True)
-        ]
-        outcomes = [*refused, *settled]
+        settled, created = [], set()
+        for claim, scored in zip(claims, self._score(claims), strict=True):
+            was_there = batch.example(claim.identity) is not None
+            settled.append(self._settle(batch, claim, scored))
+            if not was_there and batch.example(claim.identity) is not None:
+                created.add(claim.event.feedback_id)
+        self._near.place(store, batch)
+        outcomes = [*refused, *(_with_use(item, batch) if item.feedback_id in created else item for item in settled)]
         for outcome in outcomes:
             batch.add_outcome(outcome)
             if outcome.prediction_id and outcome.status != OutcomeStatus.REJECTED:
@@ -151,7 +162,7 @@ class Assessor:
             return self._outcome(
                 claim.joined, OutcomeStatus.REJECTED, f"there are {settings.max_labels} labels already"
             )
-        stored = store.example(claim.identity)
+        stored = self._audited(store, claim)
         if stored and stored[0].target == claim.target and _strength(event) <= _strength_of(stored[0]):
             store.add_source(stored[0], event.feedback_id)
             if _strength(event) == _strength_of(stored[0]):
@@ -172,14 +183,34 @@ class Assessor:
             return self._outcome(claim.joined, OutcomeStatus.QUARANTINED, belief.reason, claim.identity)
         if stored:
             return self._revise(store, claim, scored, belief, stored)
-        example = self._new_example(claim, scored, belief, label_count=store.trained_count(claim.target))
+        example = self._new_example(claim, scored, belief)
         store.put_example(example, target_at=event.at, target_by=event.feedback_id)
-        use = "selected" if example.selected else "kept, but not worth training on as new"
-        if example.split != Split.TRAIN:
-            use = "held out to judge by" if example.split == Split.HOLDOUT else "held out for tuning"
-        return self._outcome(
-            claim.joined, OutcomeStatus.ACCEPTED, f"{use}: {scored.reason}; {belief.reason}", claim.identity
-        )
+        store.draw(claim.identity, rank_of(example.origin, example.sources), example.split)
+        reason = f"{scored.reason}; {belief.reason}"
+        return self._outcome(claim.joined, OutcomeStatus.ACCEPTED, reason, claim.identity)
+
+    def _audited(self, store: ExampleBatch, claim: _Claim) -> Stored | None:
+        """The stored example; an audit of a text that only feedback brought makes an audit of it, whichever came first.
+
+        A seed stays what it is: one that trains has trained the model that the audit would judge.
+        """
+        stored = store.example(claim.identity)
+        if stored is None or self._origin(claim) != Origin.AUDIT:
+            return stored
+        example, target_at, target_by = stored
+        if rank_of(example.origin, example.sources) == Rank.SEED:
+            return stored
+        chances = [example.sampling_probability, claim.joined.prediction and claim.joined.prediction.audit_probability]
+        audit = {
+            "origin": Origin.AUDIT,
+            "split": Split.HOLDOUT,
+            "split_reason": "",
+            "sampling_probability": max(chance for chance in chances if chance is not None),
+        }
+        if any(getattr(example, name) != value for name, value in audit.items()):
+            store.put_example(example.model_copy(update=audit), target_at=target_at, target_by=target_by)
+            store.draw(claim.identity, Rank.AUDIT, Split.HOLDOUT)
+        return store.example(claim.identity)
 
     def _revise(
         self,
@@ -187,7 +218,7 @@ class Assessor:
         claim: _Claim,
         scored: _Scored,
         belief: Belief,
-        stored: tuple[Example, datetime, str],
+        stored: Stored,
     ) -> Outcome:
         """The input is known: a person's word holds against an app's signal, a trusted one against another, a later one last.
 
@@ -217,15 +248,10 @@ class Assessor:
         reason = f"{change} on the same text; {belief.reason}"
         return self._outcome(claim.joined, OutcomeStatus.ACCEPTED, reason, claim.identity)
 
-    def _new_example(self, claim: _Claim, scored: _Scored, belief: Belief, *, label_count: int) -> Example:
+    def _new_example(self, claim: _Claim, scored: _Scored, belief: Belief) -> Example:
         settings, event = self._settings, claim.event
         origin = self._origin(claim)
-        split = split_of(
-            claim.identity,
-            label_count=label_count,
-            holdout=settings.holdout_share,
-            validation=settings.validation_share,
-        )
+        split = split_of(claim.identity, holdout=settings.holdout_share, validation=settings.validation_share)
         prediction = claim.joined.prediction
         return Example(
             model=event.model,
@@ -270,3 +296,18 @@ class Assessor:
             status=status,
             reason=reason,
         )
+
+
+def _with_use(outcome: Outcome, batch: ExampleBatch) -> Outcome:
+    """The outcome of feedback that brought a new example, with what the example is used for."""
+    stored = batch.example(outcome.example_id or "")
+    if stored is None:
+        return outcome
+    example, use = stored[0], "selected"
+    if example.split == Split.BARRED:
+        use = f"kept aside: {example.split_reason}"
+    elif example.split != Split.TRAIN:
+        use = "held out to judge by" if example.split == Split.HOLDOUT else "held out for tuning"
+    elif not example.selected:
+        use = "kept, but not worth training on as new"
+    return outcome.model_copy(update={"reason": f"{use}: {outcome.reason}"})

@@ -80,6 +80,7 @@ class Consumer:
                 try:
                     if subscription is None:
                         self._store.migrate()
+                        self._assessor.catch_up(self._store)
                         self._start_over_where_lost()
                         subscription = self._log.subscribe(INTERACTIONS, self._consumer, self._stored_positions)
                     self._turn(subscription)

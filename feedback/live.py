@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from core.cores import usable_cores
 from core.errors import BundleError, Conflict, RegistryUnavailable
 from core.events import Inputs
 from core.logs import get_logger
@@ -16,6 +17,7 @@ from core.runtime import Servable, files_to_load
 from feedback import metrics
 
 _REFRESH_S: Final = 2.0
+_MAX_THREADS: Final = 4
 
 
 class LiveModel:
@@ -25,6 +27,8 @@ class LiveModel:
         self._registry = registry
         self._cache = cache
         self._device = device
+        #: texts come in batches, and to embed them is most of a consumer's work
+        self._threads = min(usable_cores(), _MAX_THREADS)
         self._servable: Servable | None = None
         self._tried = ""
         self._next = 0.0
@@ -50,9 +54,9 @@ class LiveModel:
                 return
             sharing = [self._servable] if self._servable else []
             manifest = self._registry.manifest(champion.version)
-            names = files_to_load(manifest, device=self._device, sharing=sharing)
+            names = files_to_load(manifest, threads=self._threads, device=self._device, sharing=sharing)
             bundle = self._registry.fetch(champion.version, self._cache, names=names)
-            self._servable = Servable.load(bundle, device=self._device, sharing=sharing)
+            self._servable = Servable.load(bundle, threads=self._threads, device=self._device, sharing=sharing)
             self._tried = champion.version
             metrics.LIVE_VERSION.clear()
             metrics.LIVE_VERSION.labels(version=champion.version).set(1)

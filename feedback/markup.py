@@ -25,7 +25,8 @@ def strip_markup(text: str) -> str:
 
 def _without_hidden(text: str) -> str:
     """Without comments, scripts and styles; one pass, however often they begin and never end."""
-    folded, pieces, place = text.lower(), [], 0
+    folded, place = text.lower(), 0
+    pieces: list[str] = []
     while found := _HIDDEN.search(text, place):
         end = "-->" if found[1] else f"</{found[2].lower()}" if found[2] else ">"
         close = folded.find(end, found.end())

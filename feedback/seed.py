@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from core.errors import BadRecord, RatchetError
-from core.events import Example, Inputs, Origin, now
-from core.examples import ExampleStore, StoreTransaction, example_id, split_of
+from core.events import Example, Inputs, Origin, Split, now
+from core.examples import ExampleBatch, ExampleStore, Rank, StoreTransaction, example_id, split_of
+from core.examples.identity import ALWAYS_TRAINED
 from core.masking import Masker
 from core.settings import Settings
 from core.tasks import get_task
 from feedback.cleaning import Cleaner
+from feedback.near import NearDuplicates
 
 _CHUNK: Final = 500
 _SHOWN: Final = 10
@@ -71,11 +73,12 @@ def import_seed(
     if len(labels) < 2:
         raise BadSeedFile(f"{path} has only {len(labels)} label; a classifier needs two or more")
     stored = 0
+    near = NearDuplicates(key, model=settings.model, copies=settings.near_copies)
     # One transaction: killed in the middle, nothing of the file is there, and the next start stores all of it.
     with store.transaction() as transaction:
         fresh = [] if transaction.is_marked(mark) else chosen
         for start in range(0, len(fresh), _CHUNK):
-            stored += _store(transaction, fresh[start : start + _CHUNK], settings)
+            stored += _store(transaction, fresh[start : start + _CHUNK], settings, near)
             progress(min(start + _CHUNK, len(fresh)), len(fresh))
         transaction.mark(mark)
     return SeedReport(
@@ -87,18 +90,15 @@ def import_seed(
     )
 
 
-def _store(transaction: StoreTransaction, rows: Sequence[_Row], settings: Settings) -> int:
-    counts = transaction.label_counts()
-    stored = 0
+def _store(transaction: StoreTransaction, rows: Sequence[_Row], settings: Settings, near: NearDuplicates) -> int:
+    batch = ExampleBatch(transaction, example_ids=[row.identity for row in rows], targets=[])
+    at = now()
     for row in rows:
-        if transaction.example(row.identity):
+        if batch.example(row.identity):
             continue
-        split = split_of(
-            row.identity,
-            label_count=counts.get(row.target, 0),
-            holdout=settings.holdout_share,
-            validation=settings.validation_share,
-        )
+        split = split_of(row.identity, holdout=settings.holdout_share, validation=settings.validation_share)
+        if batch.counts.get(row.target, 0) < ALWAYS_TRAINED:
+            split = Split.TRAIN
         example = Example(
             model=settings.model,
             example_id=row.identity,
@@ -112,10 +112,11 @@ def _store(transaction: StoreTransaction, rows: Sequence[_Row], settings: Settin
             selection_reason="seed",
             sources=["seed"],
         )
-        transaction.put_example(example, target_at=now(), target_by="seed")
-        counts[row.target] = counts.get(row.target, 0) + 1
-        stored += 1
-    return stored
+        batch.put_example(example, target_at=at, target_by="seed")
+        batch.draw(row.identity, Rank.SEED, split)
+    near.place(transaction, batch)
+    batch.flush()
+    return len(batch.draws)
 
 
 def _read(path: Path) -> bytes:

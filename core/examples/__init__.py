@@ -3,6 +3,7 @@
 from core.examples.batch import ExampleBatch
 from core.examples.identity import example_id, normalise, split_of
 from core.examples.leases import Lease, LeaseKeeper
+from core.examples.near import NearRows, NearText, Rank
 from core.examples.store import ExampleStore, PendingFeedback, StoreTransaction
 
 __all__ = [
@@ -10,7 +11,10 @@ __all__ = [
     "ExampleStore",
     "Lease",
     "LeaseKeeper",
+    "NearRows",
+    "NearText",
     "PendingFeedback",
+    "Rank",
     "StoreTransaction",
     "example_id",
     "normalise",

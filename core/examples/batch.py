@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from core.events import Example, Feedback, Outcome, Split
+from core.examples.near import Rank
 from core.examples.transaction import QuarantinedClaim, Stored, StoreTransaction
 
 
@@ -19,12 +20,15 @@ class ExampleBatch:
 
     def __init__(self, store: StoreTransaction, *, example_ids: Iterable[str], targets: Iterable[str]) -> None:
         """Read what claims of these targets for these examples need."""
+        #: of the examples that are new, or an audit now: what they drew
+        self.draws: dict[str, tuple[Rank, Split]] = {}
+        #: examples that were there and have another target now
+        self.retargeted: set[str] = set()
         ids, known = set(example_ids), store.label_counts()
         #: examples by label
         self.counts = known
         self._store = store
         self._stored = store.examples(ids)
-        self._trained = store.trained_counts()
         self._claims = {
             claim.feedback_id: claim for claim in store.claims(targets=set(targets) - known.keys(), example_ids=ids)
         }
@@ -38,19 +42,25 @@ class ExampleBatch:
         """An example with the time and the id of the feedback that set its target."""
         return self._stored.get(example_id)
 
-    def trained_count(self, label: str) -> int:
-        """How many examples of a label may be trained on."""
-        return self._trained.get(label, 0)
+    def load(self, example_ids: Iterable[str]) -> dict[str, Stored]:
+        """Examples, read as far as they were not yet, in the order asked."""
+        ids = list(example_ids)
+        if missing := [name for name in ids if name not in self._stored]:
+            self._stored |= self._store.examples(missing)
+        return {name: self._stored[name] for name in ids if name in self._stored}
+
+    def draw(self, example_id: str, rank: Rank, drawn: Split) -> None:
+        """Note what a new example drew, or that one is an audit now."""
+        self.draws[example_id] = (rank, drawn)
 
     def put_example(self, example: Example, *, target_at: datetime, target_by: str) -> None:
         """A new example, or a new state of one; of several states only the last one is published."""
         before = self._stored.get(example.example_id)
         if before is None:
             self.counts[example.target] = self.counts.get(example.target, 0) + 1
-        if example.split == Split.TRAIN and before is None:
-            self._trained[example.target] = self._trained.get(example.target, 0) + 1
+        elif before[0].target != example.target:
+            self.retargeted.add(example.example_id)
         self._stored[example.example_id] = (example, target_at, target_by)
-        self._news.pop(example.example_id, None)
         self._news[example.example_id] = None
 
     def add_source(self, example: Example, source: str) -> None:

@@ -120,6 +120,37 @@ examples = Table(
     Index("examples_label", "model", "label"),
 )
 
+#: what an example drew, by which it or one near it may judge
+near_texts = Table(
+    "near_texts",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("example_id", String(64), primary_key=True),
+    Column("rank", Integer, nullable=False),
+    Column("drawn", String(20), nullable=False),
+    Column("crowded", Boolean, nullable=False),
+)
+
+#: keyed MinHash bands: examples that share some are compared
+near_bands = Table(
+    "near_bands",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("band", BigInteger, primary_key=True),
+    Column("example_id", String(64), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+#: each pair of near examples, from both sides
+near_pairs = Table(
+    "near_pairs",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("example_id", String(64), primary_key=True),
+    Column("other_id", String(64), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 counters = Table(
     "counters",
     metadata,
@@ -146,6 +177,8 @@ outbox = Table(
     Column("key", String(200), nullable=False),
     Column("value", LargeBinary, nullable=False),
     Column("at", UtcDateTime(), nullable=False),
+    # Else SQLite gives the number of a removed row again, and a consumer that has just sent the old row removes the new one.
+    sqlite_autoincrement=True,
 )
 
 leases = Table(

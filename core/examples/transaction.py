@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import Conflict
-from core.events import EXAMPLES, Command, Event, Example, Feedback, Outcome, Prediction, Split, encode, now
+from core.events import EXAMPLES, Command, Event, Example, Feedback, Outcome, Prediction, encode, now
 from core.examples import tables
+from core.examples.engine import insert_into
+from core.examples.near import NearRows
 
 Stored = tuple[Example, datetime, str]
 """An example with the time and the id of the feedback that set its target."""
@@ -52,6 +53,11 @@ class StoreTransaction:
             .where(counters.c.model == model, counters.c.name == "examples")
             .values(value=counters.c.value)
         )
+
+    @property
+    def near(self) -> NearRows:
+        """What is known of near-duplicates."""
+        return NearRows(self._connection, self._model)
 
     # positions and the outbox
 
@@ -214,7 +220,7 @@ class StoreTransaction:
                 }
             )
         key = ["model", "example_id"]
-        statement = self._insert_into(tables.examples)
+        statement = insert_into(self._connection, tables.examples)
         renewed = {name: statement.excluded[name] for name in rows[0] if name not in key}
         self._connection.execute(statement.on_conflict_do_update(index_elements=key, set_=renewed), rows)
         left = [
@@ -244,16 +250,6 @@ class StoreTransaction:
         """How many examples each label has."""
         table = tables.examples
         query = select(table.c.label, func.count()).where(table.c.model == self._model).group_by(table.c.label)
-        return {label: int(count) for label, count in self._connection.execute(query)}
-
-    def trained_counts(self) -> dict[str, int]:
-        """How many examples of each label may be trained on."""
-        table = tables.examples
-        query = (
-            select(table.c.label, func.count())
-            .where(table.c.model == self._model, table.c.split == Split.TRAIN)
-            .group_by(table.c.label)
-        )
         return {label: int(count) for label, count in self._connection.execute(query)}
 
     def _count_on(self, count: int) -> int:
@@ -304,11 +300,7 @@ class StoreTransaction:
 
     def _insert(self, table: Table, *rows: dict[str, Any]) -> None:
         """Insert what is not there yet."""
-        self._connection.execute(self._insert_into(table).on_conflict_do_nothing(), list(rows))
-
-    def _insert_into(self, table: Table) -> postgresql.Insert | sqlite.Insert:
-        insert = postgresql.insert if self._connection.dialect.name == "postgresql" else sqlite.insert
-        return insert(table)
+        self._connection.execute(insert_into(self._connection, table).on_conflict_do_nothing(), list(rows))
 
 
 def _equals(table: Table, key: dict[str, Any]) -> list[ColumnElement[bool]]:
