@@ -200,7 +200,8 @@ class Assessor:
         example, target_at, target_by = stored
         if rank_of(example.origin, example.sources) == Rank.SEED:
             return stored
-        chances = [example.sampling_probability, claim.joined.prediction and claim.joined.prediction.audit_probability]
+        prediction = claim.joined.prediction
+        chances = [example.sampling_probability, prediction.audit_probability if prediction else None]
         audit = {
             "origin": Origin.AUDIT,
             "split": Split.HOLDOUT,

@@ -72,8 +72,8 @@ class ExampleBatch:
 
     def renew_target(self, example: Example, *, target_at: datetime, target_by: str) -> None:
         """Note that the target was said again: what was said before that, but comes later, does not replace it."""
-        held, *said = self._stored[example.example_id]
-        latest = max((said[0], said[1]), (target_at, target_by))
+        held, at, by = self._stored[example.example_id]
+        latest = max((at, by), (target_at, target_by))
         self._stored[held.example_id] = (held, *latest)
         self._noted[held.example_id] = None
 

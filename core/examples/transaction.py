@@ -243,7 +243,7 @@ class StoreTransaction:
         ]
         if rows:
             mine = (table.c.model == self._model, table.c.example_id == bindparam("of"))
-            values = {name: bindparam(name) for name in ("event", "target_at", "target_by")}
+            values: dict[str, Any] = {name: bindparam(name) for name in ("event", "target_at", "target_by")}
             self._connection.execute(update(table).where(*mine).values(**values), rows)
 
     def label_counts(self) -> dict[str, int]:

@@ -82,7 +82,7 @@ class NearDuplicates:
         holders = np.array([row_of[name] for _, name in stored], dtype=np.int64)
         listed = _listed(keys, bands)
         rows, columns = np.nonzero(listed)
-        near.add_bands(zip(keys[rows, columns].tolist(), (new[row] for row in rows), strict=True))
+        near.add_bands(zip(keys[rows, columns].tolist(), (new[row] for row in rows.tolist()), strict=True))
         bands = np.concatenate([bands, keys[listed]])
         holders = np.concatenate([holders, rows])
         pairs = _candidates(keys, bands, holders)
