@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from core.errors import BadRecord
 from core.events import Example, Feedback, FeedbackKind, Inputs, Origin, Outcome, OutcomeStatus, Split
-from core.examples import ExampleBatch, ExampleStore, Rank, StoreTransaction, example_id, split_of
-from core.examples.transaction import Stored
+from core.examples import ExampleBatch, ExampleStore, Rank, Rejection, Stored, StoreTransaction, example_id, split_of
 from core.masking import Masker
 from core.settings import Settings
 from core.tasks import get_task
@@ -64,9 +63,10 @@ def _is_implicit(example: Example) -> bool:
     return example.origin == Origin.IMPLICIT
 
 
-def _is_fair(example: Example) -> bool:
-    """Drawn by chance and kept from training: what the holdout's estimates rest on, whoever corrects its target."""
-    return example.split == Split.HOLDOUT and example.origin in (Origin.SEED, Origin.AUDIT)
+def _is_fair(example: Example, store: ExampleBatch) -> bool:
+    """Drawn by chance to judge: what the holdout's estimates rest on, whoever corrects its target."""
+    drew = store.drawn.get(example.example_id)
+    return example.origin == Origin.AUDIT or (example.origin == Origin.SEED and drew == Split.HOLDOUT)
 
 
 class Assessor:
@@ -89,9 +89,10 @@ class Assessor:
 
     def assess(self, store: StoreTransaction, joined: Sequence[Joined]) -> list[Outcome]:
         """Settle feedback, in order; outcomes and examples are written into the transaction."""
-        claims, refused = self._claims(joined)
+        said, refused = self._claims(joined)
+        claims = [claim for claim in said if claim.event.kind != FeedbackKind.REJECT]
         batch = ExampleBatch(
-            store, example_ids=[claim.identity for claim in claims], targets=[claim.target for claim in claims]
+            store, example_ids=[claim.identity for claim in said], targets=[claim.target for claim in claims]
         )
         settled, created = [], set()
         for claim, scored in zip(claims, self._score(claims), strict=True):
@@ -99,23 +100,23 @@ class Assessor:
             settled.append(self._settle(batch, claim, scored))
             if not was_there and batch.example(claim.identity) is not None:
                 created.add(claim.event.feedback_id)
+        rejections = [self._reject(batch, claim) for claim in said if claim.event.kind == FeedbackKind.REJECT]
+        _weigh_rejections(batch)
         self._near.place(store, batch)
-        outcomes = [*refused, *(_with_use(item, batch) if item.feedback_id in created else item for item in settled)]
-        for outcome in outcomes:
-            batch.add_outcome(outcome)
+        settled = [_with_use(item, batch) if item.feedback_id in created else item for item in settled]
+        for outcome in settled:
             if outcome.prediction_id and outcome.status != OutcomeStatus.REJECTED:
                 batch.mark_answered(outcome.prediction_id)
+        outcomes = [*refused, *rejections, *settled]
+        for outcome in outcomes:
+            batch.add_outcome(outcome)
         batch.flush()
         return outcomes
 
     def _claims(self, joined: Sequence[Joined]) -> tuple[list[_Claim], list[Outcome]]:
-        """Feedback that says what a target is, and the outcomes of what does not."""
+        """Feedback that says what a target is or is not, and the outcomes of what cannot be read."""
         outcomes, claims = [], []
         for item in joined:
-            if item.feedback.kind == FeedbackKind.REJECT:
-                reason = "known to be wrong; it names no better answer, so nothing is trained on it"
-                outcomes.append(self._outcome(item, OutcomeStatus.ACCEPTED, reason))
-                continue
             try:
                 claims.append(self._claim(item))
             except BadRecord as error:
@@ -130,10 +131,27 @@ class Assessor:
         masked = self._masker.mask_inputs(self._cleaner.clean(raw))
         inputs = self._task.parse_inputs(masked, max_chars=self._settings.max_text_chars)
         target = event.target
-        if target is None and event.kind == FeedbackKind.CONFIRM and prediction:
+        if target is None and event.kind in (FeedbackKind.CONFIRM, FeedbackKind.REJECT) and prediction:
             target = self._task.target_of(prediction.output)
         identity = example_id(self._key, model=event.model, task=self._task.name, inputs=inputs)
         return _Claim(joined=item, inputs=inputs, target=self._task.parse_target(target), identity=identity)
+
+    def _reject(self, batch: ExampleBatch, claim: _Claim) -> Outcome:
+        """Record that a prediction was wrong. It stays in the review queue, where somebody may know what is right."""
+        event = claim.event
+        batch.add_rejection(
+            Rejection(
+                feedback_id=event.feedback_id,
+                prediction_id=event.prediction_id or "",
+                example_id=claim.identity,
+                target=claim.target,
+                annotator=event.annotator,
+                trusted=event.trusted,
+                at=event.at,
+            )
+        )
+        reason = "known to be wrong: the text is not trained on with this label, and what is right is asked in review"
+        return self._outcome(claim.joined, OutcomeStatus.ACCEPTED, reason, claim.identity)
 
     def _score(self, claims: Sequence[_Claim]) -> list[_Scored]:
         probabilities = self._live.probabilities([claim.inputs for claim in claims])
@@ -235,7 +253,7 @@ class Assessor:
         revised = example.model_copy(
             update={
                 "target": claim.target,
-                "origin": example.origin if _is_fair(example) or is_echo else _ORIGINS[event.kind],
+                "origin": example.origin if _is_fair(example, store) or is_echo else _ORIGINS[event.kind],
                 "selected": self._is_selected(event, scored) or (is_echo and example.selected),
                 "trust": belief.trust,
                 "weight": self._weight(event),
@@ -297,6 +315,25 @@ class Assessor:
             status=status,
             reason=reason,
         )
+
+
+def _weigh_rejections(batch: ExampleBatch) -> None:
+    """A target is rejected where a person said so later than it was said, or with more trust.
+
+    A stranger's rejection outweighs an app's signal and no believed word. The target is a complementary label then, see Ishida
+    et al., "Learning from Complementary Labels", NeurIPS 2017, arXiv 1705.07541; here it only takes the example out.
+    """
+    for rejection in batch.rejections():
+        stored = batch.example(rejection.example_id)
+        if stored is None:
+            continue
+        example, *said = stored
+        strength = (True, rejection.trusted)
+        above = (strength, float(rejection.trusted), rejection.at, rejection.feedback_id) > (
+            (_strength_of(example), example.trust, *said)
+        )
+        is_rejected = above and rejection.target == example.target
+        batch.rejected[example.example_id] = is_rejected or batch.rejected.get(example.example_id, False)
 
 
 def _with_use(outcome: Outcome, batch: ExampleBatch) -> Outcome:

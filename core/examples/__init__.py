@@ -5,6 +5,7 @@ from core.examples.identity import example_id, normalise, split_of
 from core.examples.leases import Lease, LeaseKeeper
 from core.examples.near import NearRows, NearText, Rank
 from core.examples.store import ExampleStore, PendingFeedback, StoreTransaction
+from core.examples.transaction import Rejection, Stored
 
 __all__ = [
     "ExampleBatch",
@@ -15,7 +16,9 @@ __all__ = [
     "NearText",
     "PendingFeedback",
     "Rank",
+    "Rejection",
     "StoreTransaction",
+    "Stored",
     "example_id",
     "normalise",
     "split_of",

@@ -7,9 +7,9 @@ the time. A batch asks once for all of them, keeps what changes in memory, and w
 from collections.abc import Iterable
 from datetime import datetime
 
-from core.events import Example, Feedback, Outcome, Split
+from core.events import Example, Feedback, Origin, Outcome, Split
 from core.examples.near import Rank
-from core.examples.transaction import QuarantinedClaim, Stored, StoreTransaction
+from core.examples.transaction import QuarantinedClaim, Rejection, Stored, StoreTransaction
 
 
 class ExampleBatch:
@@ -24,14 +24,21 @@ class ExampleBatch:
         self.draws: dict[str, tuple[Rank, Split]] = {}
         #: examples that were there and have another target now
         self.retargeted: set[str] = set()
+        #: examples of which a target was rejected, and whether it is the one that they have
+        self.rejected: dict[str, bool] = {}
         ids, known = set(example_ids), store.label_counts()
         #: examples by label
         self.counts = known
         self._store = store
         self._stored = store.examples(ids)
+        seeds = [name for name, (example, *_) in self._stored.items() if example.origin == Origin.SEED]
+        #: what the seeds among the examples drew, whatever they are used for
+        self.drawn = {name: text.drawn for name, text in store.near.texts(seeds).items()}
         self._claims = {
             claim.feedback_id: claim for claim in store.claims(targets=set(targets) - known.keys(), example_ids=ids)
         }
+        self._rejections = {item.feedback_id: item for item in store.rejections(ids)}
+        self._rejected: list[Rejection] = []
         self._news: dict[str, None] = {}
         self._noted: dict[str, None] = {}
         self._quarantined: list[QuarantinedClaim] = []
@@ -91,6 +98,15 @@ class ExampleBatch:
             if claim.target == target and example_id in (None, claim.example_id)
         }
 
+    def add_rejection(self, rejection: Rejection) -> None:
+        """Remember a target that somebody says is wrong."""
+        self._rejections[rejection.feedback_id] = rejection
+        self._rejected.append(rejection)
+
+    def rejections(self) -> list[Rejection]:
+        """What was rejected of the batch's examples."""
+        return list(self._rejections.values())
+
     def mark_answered(self, prediction_id: str) -> None:
         """Take a prediction off the review queue."""
         self._answered.add(prediction_id)
@@ -105,5 +121,6 @@ class ExampleBatch:
         store.put_examples([self._stored[name] for name in self._news])
         store.note([self._stored[name] for name in self._noted if name not in self._news])
         store.add_claims(*self._quarantined)
+        store.add_rejections(*self._rejected)
         store.mark_answered(*self._answered)
         store.add_outcome(*self._outcomes)

@@ -1,12 +1,12 @@
 """The rows by which near-duplicates are found: the keys of each text, which texts are near each other, and what each drew."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, and_, select
+from sqlalchemy import Connection, and_, bindparam, select, update
 
 from core.events import Inputs, Split
 from core.examples import tables
@@ -35,6 +35,8 @@ class NearText:
     drawn: Split
     #: True where so many share its keys that texts near it may be overlooked
     crowded: bool = False
+    #: True where somebody says that its target is wrong, and nobody's word is above that
+    rejected: bool = False
     target: str = ""
     #: the split that it has
     split: Split = Split.TRAIN
@@ -85,14 +87,22 @@ class NearRows:
         """Note what texts drew; a later draw (an audit's) replaces an earlier one."""
         rows = [
             {"model": self._model, "example_id": text.example_id, "rank": int(text.rank), "drawn": text.drawn,
-             "crowded": text.crowded}
+             "crowded": text.crowded, "rejected": text.rejected}
             for text in texts
         ]  # fmt: skip
         if rows:
             statement = insert_into(self._connection, tables.near_texts)
-            renewed = {"rank": statement.excluded["rank"], "drawn": statement.excluded["drawn"]}
+            renewed = {name: statement.excluded[name] for name in ("rank", "drawn", "rejected")}
             keys = ["model", "example_id"]
             self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=renewed), rows)
+
+    def mark_rejected(self, flags: Mapping[str, bool]) -> None:
+        """Note of texts whether their target is rejected."""
+        table = tables.near_texts
+        rows = [{"of": name, "flag": flag} for name, flag in flags.items()]
+        if rows:
+            mine = (table.c.model == self._model, table.c.example_id == bindparam("of"))
+            self._connection.execute(update(table).where(*mine).values(rejected=bindparam("flag")), rows)
 
     def texts(self, ids: Iterable[str]) -> dict[str, NearText]:
         """What is known of these; of one that is not stored yet the target and the split are empty."""
@@ -108,6 +118,7 @@ class NearRows:
                     rank=Rank(row.rank),
                     drawn=Split(row.drawn),
                     crowded=row.crowded,
+                    rejected=row.rejected,
                     target=row.label or "",
                     split=Split(row.split or row.drawn),
                 )

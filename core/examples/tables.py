@@ -102,6 +102,21 @@ quarantine = Table(
     Index("quarantine_example", "model", "example_id"),
 )
 
+#: a target that somebody says is wrong for an example, without a better one
+rejections = Table(
+    "rejections",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("feedback_id", String(64), primary_key=True),
+    Column("prediction_id", String(64), nullable=False),
+    Column("example_id", String(64), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("annotator", String(200), nullable=False),
+    Column("trusted", Boolean, nullable=False),
+    Column("at", UtcDateTime(), nullable=False),
+    Index("rejections_example", "model", "example_id"),
+)
+
 examples = Table(
     "examples",
     metadata,
@@ -129,6 +144,7 @@ near_texts = Table(
     Column("rank", Integer, nullable=False),
     Column("drawn", String(20), nullable=False),
     Column("crowded", Boolean, nullable=False),
+    Column("rejected", Boolean, nullable=False),
 )
 
 #: keyed MinHash bands: examples that share some are compared

@@ -39,6 +39,19 @@ class QuarantinedClaim:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """That an annotator says a target is wrong for an example, without a better one."""
+
+    feedback_id: str
+    prediction_id: str
+    example_id: str
+    target: str
+    annotator: str
+    trusted: bool
+    at: datetime
+
+
 class StoreTransaction:
     """Writes and the reads they depend on, for one model. Made by :meth:`ExampleStore.transaction`."""
 
@@ -282,6 +295,18 @@ class StoreTransaction:
         rows = self._connection.execute(select(table).where(table.c.model == self._model, which))
         names = [field.name for field in fields(QuarantinedClaim)]
         return [QuarantinedClaim(**{name: row[name] for name in names}) for row in rows.mappings()]
+
+    def add_rejections(self, *rejections: Rejection) -> None:
+        """Remember targets that somebody says are wrong."""
+        if rejections:
+            self._insert(tables.rejections, *({"model": self._model, **vars(item)} for item in rejections))
+
+    def rejections(self, example_ids: Iterable[str]) -> list[Rejection]:
+        """What was rejected of these examples, whether they are stored or not."""
+        table = tables.rejections
+        mine = (table.c.model == self._model, table.c.example_id.in_(set(example_ids)))
+        rows = self._connection.execute(select(table).where(*mine)).mappings()
+        return [Rejection(**{field.name: row[field.name] for field in fields(Rejection)}) for row in rows]
 
     def mark(self, name: str) -> None:
         """Note that something (a name of at most 20 characters) is done for this model."""

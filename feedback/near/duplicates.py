@@ -38,8 +38,8 @@ class NearDuplicates:
         self._copies = copies
 
     def place(self, store: StoreTransaction, batch: ExampleBatch) -> None:
-        """Set the splits of what a batch draws or gives another target, and of all that this concerns."""
-        touched = batch.draws.keys() | batch.retargeted
+        """Set the splits of what a batch draws, gives another target or rejects, and of all that this concerns."""
+        touched = batch.draws.keys() | batch.retargeted | batch.rejected.keys()
         if not touched:
             return
         near = store.near
@@ -47,10 +47,17 @@ class NearDuplicates:
         crowded = self._link(near, batch, [name for name in batch.draws if _needs_links(batch, name, known.get(name))])
         near.put(
             [
-                NearText(example_id=name, rank=rank, drawn=drawn, crowded=name in crowded)
+                NearText(
+                    example_id=name,
+                    rank=rank,
+                    drawn=drawn,
+                    crowded=name in crowded,
+                    rejected=batch.rejected.get(name, False),
+                )
                 for name, (rank, drawn) in batch.draws.items()
             ]
         )
+        near.mark_rejected({name: flag for name, flag in batch.rejected.items() if name not in batch.draws})
         self._settle(near, batch, touched)
 
     def catch_up(self, store: ExampleStore) -> int:

@@ -11,13 +11,14 @@ from core.events import Split
 from core.examples import NearText, Rank
 
 JUDGED: Final = "nearly the same as a text that judges"
+REJECTED: Final = "its label was rejected, and nobody has named another since"
 CROWDED: Final = "more texts are like it than can be told apart"
 
 
 def judges(text: NearText, near: Sequence[NearText]) -> bool:
     """True for an audit, and for a text that drew the holdout and has no near one above it that drew otherwise."""
-    if text.rank == Rank.AUDIT:
-        return True
+    if text.rejected or text.rank == Rank.AUDIT:
+        return not text.rejected
     if text.drawn != Split.HOLDOUT or text.crowded:
         return False
     return all(other.drawn == Split.HOLDOUT for other in near if other.place < text.place)
@@ -36,13 +37,19 @@ def split_among(
     """
     if text.example_id in judging:
         return Split.HOLDOUT, ""
-    if any(other.example_id in judging for other in near):
-        return Split.BARRED, JUDGED
-    if text.crowded:
-        return Split.BARRED, CROWDED
+    if reason := _why_barred(text, near, judging):
+        return Split.BARRED, reason
     if text.drawn == Split.VALIDATION:
         return Split.VALIDATION, ""
-    above = sum(other.target == text.target and other.place < text.place for other in near)
+    above = sum(other.target == text.target and other.place < text.place and not other.rejected for other in near)
     if above >= copies:
         return Split.BARRED, f"{copies} near copies with its target are trained on"
     return Split.TRAIN, ""
+
+
+def _why_barred(text: NearText, near: Sequence[NearText], judging: Collection[str]) -> str:
+    if text.rejected:
+        return REJECTED
+    if any(other.example_id in judging for other in near):
+        return JUDGED
+    return CROWDED if text.crowded else ""

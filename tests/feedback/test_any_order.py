@@ -104,7 +104,25 @@ def _audited(delivery: Delivery) -> set[str]:
     return found
 
 
-def _splits(targets: dict[str, str], audited: set[str], model: str) -> dict[str, Split]:
+def _rejected(delivery: Delivery) -> set[str]:
+    """Texts whose target was rejected after it was said."""
+    words: dict[str, list[tuple[bool, datetime, str, str, bool]]] = defaultdict(list)
+    for event in delivery.feedback.values():
+        about = delivery.predictions.get(event.prediction_id or "")
+        inputs = event.inputs or (about.inputs if about else None)
+        if inputs is not None:
+            target = event.target or (about.output["label"] if about else "")
+            is_person, is_rejection = event.kind != FeedbackKind.IMPLICIT, event.kind == FeedbackKind.REJECT
+            words[normalise(inputs)["text"]].append((is_person, event.at, event.feedback_id, target, is_rejection))
+    found = set()
+    for text, said in words.items():
+        last = max([word for word in said if not word[4]], default=None)
+        if last and any(word[4] and word[3] == last[3] and word > last for word in said):
+            found.add(text)
+    return found
+
+
+def _splits(targets: dict[str, str], audited: set[str], rejected: set[str], model: str) -> dict[str, Split]:
     """The rule by its words, over all pairs: who judges, who is near a judge, who is one copy too many."""
     ids = {text: example_id(KEY, model=model, task="text_classification", inputs={"text": text}) for text in targets}
     drawn = {text: split_of(ids[text], holdout=HOLDOUT, validation=0.0) == Split.HOLDOUT for text in targets}
@@ -127,11 +145,11 @@ def _splits(targets: dict[str, str], audited: set[str], model: str) -> dict[str,
     }
     judges = {
         text for text in targets if text in audited or (drawn[text] and all(drawn[other] for other in above(text)))
-    }
+    } - rejected
     splits = {}
     for text, target in targets.items():
-        copies = [other for other in above(text) if targets[other] == target]
-        barred = judges.intersection(near[text]) or len(copies) >= COPIES
+        copies = [other for other in above(text) if targets[other] == target and other not in rejected]
+        barred = text in rejected or judges.intersection(near[text]) or len(copies) >= COPIES
         splits[text] = Split.HOLDOUT if text in judges else Split.BARRED if barred else Split.TRAIN
     return splits
 
@@ -184,7 +202,9 @@ def test_events_in_any_order_doubled_and_interrupted_come_to_the_same(shared_hom
         assert {example.example_id for example in found.store.examples()} <= set(published)
         splits = {normalise(example.inputs)["text"]: example.split for example in found.store.examples()}
         audited = _audited(delivery)
-        assert splits == _splits({text: target for text, (target, *_) in expected.items()}, audited, model)
+        assert splits == _splits(
+            {text: target for text, (target, *_) in expected.items()}, audited, _rejected(delivery), model
+        )
         for example in found.store.examples():
             is_audit = normalise(example.inputs)["text"] in audited
             assert (example.origin == Origin.AUDIT) == is_audit == (example.sampling_probability is not None)

@@ -159,12 +159,53 @@ def test_a_confirmation_makes_the_answer_the_target(settled: Bench) -> None:
     assert (settled.example().target, settled.example().origin) == ("gamma", Origin.CONFIRMATION)
 
 
-def test_a_rejection_is_noted_answers_the_review_and_teaches_nothing(settled: Bench) -> None:
+def test_a_rejection_is_noted_teaches_nothing_and_the_review_still_asks(settled: Bench) -> None:
     settled.settle(prediction(1))
     assert [event.prediction_id for event in settled.store.review(limit=9)] == ["p1"]
     assert _status(settled, feedback(1, 1, kind=FeedbackKind.REJECT)) == [ACCEPTED]
     assert settled.store.examples() == []
+    assert [event.prediction_id for event in settled.store.review(limit=9)] == ["p1"]
+    settled.settle(feedback(2, 1, "beta"))
+    assert (settled.example().target, settled.example().split) == ("beta", Split.TRAIN)
     assert settled.store.review(limit=9) == []
+
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("said", "rejected", "split"),
+    [
+        ({}, {}, Split.BARRED),
+        ({"at": START + timedelta(seconds=2)}, {}, Split.TRAIN),
+        ({"target": "beta", "kind": FeedbackKind.CORRECT}, {}, Split.TRAIN),
+        ({}, {"trusted": False}, Split.TRAIN),
+        ({"trusted": False, "at": START + timedelta(seconds=2)}, {}, Split.BARRED),
+        ({"kind": FeedbackKind.IMPLICIT, "target": "alpha"}, {"trusted": False}, Split.BARRED),
+    ],
+    ids=["later", "said again", "another label", "a stranger's", "against a stranger", "against a signal"],
+)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_a_text_is_not_trained_on_with_a_label_that_a_stronger_or_later_word_rejects(
+    settled: Bench, said: dict[str, Any], rejected: dict[str, Any], split: Split, order: tuple[int, int]
+) -> None:
+    word = feedback(1, 1, **{"kind": FeedbackKind.CONFIRM, "at": START, **said})
+    rejection = feedback(2, 1, kind=FeedbackKind.REJECT, at=START + timedelta(seconds=1), **rejected)
+    settled.settle(prediction(1))
+    for place in order:
+        settled.settle((word, rejection)[place])
+    example = settled.example()
+    assert (example.split, bool(example.split_reason)) == (split, split == Split.BARRED)
+    settled.settle(feedback(3, 1, "gamma", at=START + timedelta(seconds=3)))
+    assert (settled.example().target, settled.example().split) == ("gamma", Split.TRAIN)
+
+
+def test_a_holdout_text_whose_label_is_rejected_judges_no_more_until_it_has_another(settled: Bench) -> None:
+    settled.settle(*_audit(1, "beta"), prediction("again", "text 1", "beta"))
+    settled.settle(feedback("no", "again", kind=FeedbackKind.REJECT))
+    assert (settled.example().origin, settled.example().split) == (Origin.AUDIT, Split.BARRED)
+    settled.settle(feedback("yes", target="gamma", text="text 1"))
+    assert (settled.example().origin, settled.example().split) == (Origin.AUDIT, Split.HOLDOUT)
 
 
 def test_a_signal_weighs_less_and_does_not_unsay_what_a_person_said(settled: Bench) -> None:

@@ -1,6 +1,6 @@
 """Near-duplicates: what each example drew, its MinHash bands, and the pairs that are nearly the same.
 
-And numbers of the outbox that SQLite does not give twice.
+Also: targets that were rejected, and numbers of the outbox that SQLite does not give twice.
 """
 
 import sqlalchemy as sa
@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("rank", sa.Integer, nullable=False),
         sa.Column("drawn", sa.String(20), nullable=False),
         sa.Column("crowded", sa.Boolean, nullable=False),
+        sa.Column("rejected", sa.Boolean, nullable=False),
     )
     op.create_table(
         "near_bands",
@@ -36,6 +37,18 @@ def upgrade() -> None:
         sa.Column("other_id", sa.String(64), primary_key=True),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "rejections",
+        sa.Column("model", sa.String(63), primary_key=True),
+        sa.Column("feedback_id", sa.String(64), primary_key=True),
+        sa.Column("prediction_id", sa.String(64), nullable=False),
+        sa.Column("example_id", sa.String(64), nullable=False),
+        sa.Column("target", sa.Text, nullable=False),
+        sa.Column("annotator", sa.String(200), nullable=False),
+        sa.Column("trusted", sa.Boolean, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    )
+    op.create_index("rejections_example", "rejections", ["model", "example_id"])
     if op.get_bind().dialect.name == "sqlite":
         with op.batch_alter_table("outbox", recreate="always", table_kwargs={"sqlite_autoincrement": True}):
             pass
