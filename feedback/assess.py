@@ -19,6 +19,7 @@ from feedback.near import NearDuplicates
 from feedback.near.duplicates import rank_of
 from feedback.selection import get_strategy
 from feedback.trust import Belief, believe
+from feedback.words import is_implicit, strength, strength_of, weigh_rejections
 
 _ORIGINS = {
     FeedbackKind.CORRECT: Origin.CORRECTION,
@@ -48,19 +49,6 @@ class _Scored:
     probability: float | None
     score: float
     reason: str
-
-
-def _strength(event: Feedback) -> tuple[bool, bool]:
-    """A person's word above an app's signal, then a trusted one above a stranger's; their time counts among equals."""
-    return event.kind != FeedbackKind.IMPLICIT, event.trusted
-
-
-def _strength_of(example: Example) -> tuple[bool, bool]:
-    return not _is_implicit(example), example.trust == 1.0
-
-
-def _is_implicit(example: Example) -> bool:
-    return example.origin == Origin.IMPLICIT
 
 
 def _is_fair(example: Example, store: ExampleBatch) -> bool:
@@ -101,7 +89,7 @@ class Assessor:
             if not was_there and batch.example(claim.identity) is not None:
                 created.add(claim.event.feedback_id)
         rejections = [self._reject(batch, claim) for claim in said if claim.event.kind == FeedbackKind.REJECT]
-        _weigh_rejections(batch)
+        weigh_rejections(batch)
         self._near.place(store, batch)
         settled = [_with_use(item, batch) if item.feedback_id in created else item for item in settled]
         for outcome in settled:
@@ -181,9 +169,9 @@ class Assessor:
                 claim.joined, OutcomeStatus.REJECTED, f"there are {settings.max_labels} labels already"
             )
         stored = self._audited(store, claim)
-        if stored and stored[0].target == claim.target and _strength(event) <= _strength_of(stored[0]):
+        if stored and stored[0].target == claim.target and strength(event) <= strength_of(stored[0]):
             store.add_source(stored[0], event.feedback_id)
-            if _strength(event) == _strength_of(stored[0]):
+            if strength(event) == strength_of(stored[0]):
                 store.renew_target(stored[0], target_at=event.at, target_by=event.feedback_id)
             reason = "the same text with the same target is known"
             return self._outcome(claim.joined, OutcomeStatus.DUPLICATE, reason, claim.identity)
@@ -244,12 +232,12 @@ class Assessor:
         So it is in whatever order they came, and an anonymous word never moves a label that the holdout judges by.
         """
         event, (example, target_at, target_by) = claim.event, stored
-        said = (_strength(event), belief.trust, event.at, event.feedback_id)
-        if said <= (_strength_of(example), example.trust, target_at, target_by):
+        said = (strength(event), belief.trust, event.at, event.feedback_id)
+        if said <= (strength_of(example), example.trust, target_at, target_by):
             store.add_source(example, event.feedback_id)
             reason = "a stronger or later word on the same text holds"
             return self._outcome(claim.joined, OutcomeStatus.ACCEPTED, reason, claim.identity)
-        is_echo = example.target == claim.target and not _is_implicit(example)
+        is_echo = example.target == claim.target and not is_implicit(example)
         revised = example.model_copy(
             update={
                 "target": claim.target,
@@ -315,25 +303,6 @@ class Assessor:
             status=status,
             reason=reason,
         )
-
-
-def _weigh_rejections(batch: ExampleBatch) -> None:
-    """A target is rejected where a person said so later than it was said, or with more trust.
-
-    A stranger's rejection outweighs an app's signal and no believed word. The target is a complementary label then, see Ishida
-    et al., "Learning from Complementary Labels", NeurIPS 2017, arXiv 1705.07541; here it only takes the example out.
-    """
-    for rejection in batch.rejections():
-        stored = batch.example(rejection.example_id)
-        if stored is None:
-            continue
-        example, *said = stored
-        strength = (True, rejection.trusted)
-        above = (strength, float(rejection.trusted), rejection.at, rejection.feedback_id) > (
-            (_strength_of(example), example.trust, *said)
-        )
-        is_rejected = above and rejection.target == example.target
-        batch.rejected[example.example_id] = is_rejected or batch.rejected.get(example.example_id, False)
 
 
 def _with_use(outcome: Outcome, batch: ExampleBatch) -> Outcome:
