@@ -23,7 +23,7 @@ def weigh_rejections(batch: ExampleBatch) -> None:
     """Note of the batch's examples whether their target is rejected: by a word with more trust, or a later one of as much.
 
     A stranger's rejection outweighs an app's signal and no believed word. The target is a complementary label then, see Ishida
-    et al., "Learning from Complementary Labels", NeurIPS 2017, arXiv 1705.07541; here it only takes the example out of training.
+    et al., "Learning from Complementary Labels", NeurIPS 2017, arXiv 1705.07541; here it only takes the example out.
     """
     for rejection in batch.rejections():
         stored = batch.example(rejection.example_id)
