@@ -180,6 +180,17 @@ class Settings(BaseSettings):
     implicit_weight: float = Field(
         default=0.3, ge=0, le=1, description="weight of an implicit signal against a correction"
     )
+    pseudo_labels: bool = Field(
+        default=False,
+        description="true: confident answers that nobody judged are trained on, where examples speak for them",
+    )
+    pseudo_min_confidence: float = Field(default=0.95, gt=0, le=1, description="confidence that a pseudo-label needs")
+    pseudo_neighbours: int = Field(default=5, ge=1, le=100, description="nearest examples that must have its label")
+    pseudo_per_label: int = Field(default=20, ge=1, description="pseudo-labels that a label may have")
+    pseudo_share: float = Field(
+        default=0.1, ge=0, le=0.5, description="share of the examples that pseudo-labels may be"
+    )
+    pseudo_weight: float = Field(default=0.2, ge=0, le=1, description="weight of a pseudo-label against a correction")
     near_copies: int = Field(
         default=5, ge=1, description="texts that are nearly the same and have one label: so many of them train"
     )

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from core.errors import BadRecord
 from core.events import Example, Feedback, FeedbackKind, Inputs, Origin, Outcome, OutcomeStatus, Split
-from core.examples import ExampleBatch, ExampleStore, Rank, Rejection, Stored, StoreTransaction, example_id, split_of
+from core.examples import ExampleBatch, ExampleStore, Rank, Rejection, Stored, StoreTransaction, split_of
 from core.masking import Masker
 from core.settings import Settings
 from core.tasks import get_task
-from feedback.cleaning import Cleaner
 from feedback.join import Joined
 from feedback.live import LiveModel
 from feedback.near import NearDuplicates
 from feedback.near.duplicates import rank_of
+from feedback.reading import InputsReader
 from feedback.selection import get_strategy
 from feedback.trust import Belief, believe
 from feedback.words import is_implicit, strength, strength_of, weigh_rejections
@@ -64,16 +64,15 @@ class Assessor:
         """Raises BadSettings for an unknown task or strategy, or for what cannot mask."""
         self._settings = settings
         self._live = live
-        self._key = key
         self._task = get_task(settings.task)
         self._masker = Masker.of(settings.masking_policy)
-        self._cleaner = Cleaner.of(settings)
+        self._reader = InputsReader(settings, key)
         self._strategy = get_strategy(settings.selection)
         self._near = NearDuplicates(key, model=settings.model, copies=settings.near_copies)
 
-    def catch_up(self, store: ExampleStore) -> None:
-        """Place examples among near-duplicates that a version of Ratchet stored which knew none."""
-        self._near.catch_up(store)
+    def catch_up(self, store: ExampleStore) -> bool:
+        """Place some examples that an older Ratchet stored, which knew no near-duplicates; False when there are none left."""
+        return self._near.catch_up(store) > 0
 
     def assess(self, store: StoreTransaction, joined: Sequence[Joined]) -> list[Outcome]:
         """Settle feedback, in order; outcomes and examples are written into the transaction."""
@@ -114,14 +113,10 @@ class Assessor:
     def _claim(self, item: Joined) -> _Claim:
         """Clean, mask and check. Raises InvalidInput, or InvalidTarget."""
         event, prediction = item.feedback, item.prediction
-        raw = prediction.inputs if prediction else event.inputs or {}
-        # Masked again: what the cleaning brings to light was hidden from those before.
-        masked = self._masker.mask_inputs(self._cleaner.clean(raw))
-        inputs = self._task.parse_inputs(masked, max_chars=self._settings.max_text_chars)
+        inputs, identity = self._reader.read(prediction.inputs if prediction else event.inputs or {})
         target = event.target
         if target is None and event.kind in (FeedbackKind.CONFIRM, FeedbackKind.REJECT) and prediction:
             target = self._task.target_of(prediction.output)
-        identity = example_id(self._key, model=event.model, task=self._task.name, inputs=inputs)
         return _Claim(joined=item, inputs=inputs, target=self._task.parse_target(target), identity=identity)
 
     def _reject(self, batch: ExampleBatch, claim: _Claim) -> Outcome:

@@ -27,6 +27,7 @@ from feedback import metrics
 from feedback.assess import Assessor
 from feedback.join import Batch, give_up, give_up_on, join
 from feedback.live import LiveModel
+from feedback.pseudo_labels import PseudoLabeller
 
 _TRIES: Final = 3
 _SWEEP_S: Final = 5.0
@@ -50,6 +51,7 @@ class Consumer:
         self._masker = Masker.of(settings.masking_policy)
         self._key = id_key(settings)
         self._assessor = Assessor(settings, self._live, self._key)
+        self._pseudo_labeller = PseudoLabeller(settings, self._live, self._key)
         self._consumer = settings.consumer
         self._status = StatusFile(settings.home, "feedback")
         self._stop = threading.Event()
@@ -80,7 +82,8 @@ class Consumer:
                 try:
                     if subscription is None:
                         self._store.migrate()
-                        self._assessor.catch_up(self._store)
+                        while not self._stop.is_set() and self._assessor.catch_up(self._store):
+                            self._beat = time.monotonic()
                         self._start_over_where_lost()
                         subscription = self._log.subscribe(INTERACTIONS, self._consumer, self._stored_positions)
                     self._turn(subscription)
@@ -243,6 +246,7 @@ class Consumer:
         with self._store.transaction() as store:
             outcomes = give_up(store, timeout_s=self._settings.join_timeout_s)
         _count(outcomes)
+        self._pseudo_labeller.turn(self._store)
         self._store.forget_predictions(before=now() - _KEEP_PREDICTIONS)
         pending = self._store.pending()
         metrics.JOIN_BACKLOG.set(pending.count)

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from core.bundle import MODEL
 from core.cores import usable_cores
 from core.errors import BundleError, Conflict, RegistryUnavailable
 from core.events import Inputs
@@ -67,11 +68,23 @@ class LiveModel:
         except RegistryUnavailable as error:
             get_logger().warning("registry out of reach", reason=str(error))
 
+    @property
+    def graph(self) -> str | None:
+        """The digest of the live graph; vectors of different graphs are never compared."""
+        return self._servable.manifest.files[MODEL].sha256 if self._servable else None
+
     def probabilities(self, inputs: Sequence[Inputs]) -> NDArray[np.float64] | None:
         """Shape (inputs, labels); None before the first model."""
-        if self._servable is None or not inputs:
-            return None
-        logits, _ = self._servable.infer(inputs)
+        return self.infer(inputs)[0] if self._servable is not None and inputs else None
+
+    def infer(self, inputs: Sequence[Inputs]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Probabilities of shape (inputs, labels) and embeddings of shape (inputs, size).
+
+        Raises:
+            ValueError: there is no model yet.
+        """
+        if self._servable is None:
+            raise ValueError("there is no live model yet")
+        logits, embeddings = self._servable.infer(inputs)
         shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-        return probabilities
+        return shifted / shifted.sum(axis=1, keepdims=True), embeddings

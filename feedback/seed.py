@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from core.errors import BadRecord, RatchetError
 from core.events import Example, Inputs, Origin, Split, now
-from core.examples import ExampleBatch, ExampleStore, Rank, StoreTransaction, example_id, split_of
+from core.examples import ExampleBatch, ExampleStore, Rank, StoreTransaction, split_of
 from core.examples.identity import ALWAYS_TRAINED
 from core.masking import Masker
 from core.settings import Settings
 from core.tasks import get_task
-from feedback.cleaning import Cleaner
 from feedback.near import NearDuplicates
+from feedback.reading import InputsReader
 
 _CHUNK: Final = 500
 _SHOWN: Final = 10
@@ -151,23 +151,19 @@ class _Reader:
     """Reads lines as feedback is read: cleaned, masked, checked."""
 
     def __init__(self, settings: Settings, key: bytes) -> None:
-        self._settings = settings
-        self._key = key
         self._task = get_task(settings.task)
         self._masker = Masker.of(settings.masking_policy)
-        self._cleaner = Cleaner.of(settings)
+        self._inputs = InputsReader(settings, key)
 
     def read(self, line: bytes) -> _Row:
         """One line. Raises ValueError, RecursionError or BadRecord for what is none."""
-        task, settings = self._task, self._settings
+        task = self._task
         row: Any = json.loads(line.decode())
         if not isinstance(row, dict):
             raise ValueError("not a JSON object")  # noqa: TRY004  # a fault of the file, told like the others
         if task.target_field not in row:
             raise ValueError(f"the field {task.target_field!r} is missing")
         fields = {name: row[name] for name in task.input_fields if name in row}
-        masked = self._masker.mask_inputs(self._cleaner.clean(fields))
-        inputs = task.parse_inputs(masked, max_chars=settings.max_text_chars)
-        identity = example_id(self._key, model=settings.model, task=task.name, inputs=inputs)
+        inputs, identity = self._inputs.read(fields)
         target = task.parse_target(self._masker.mask_document(row[task.target_field]))
         return _Row(identity=identity, inputs=inputs, target=target)

@@ -15,8 +15,8 @@ def strength_of(example: Example) -> tuple[bool, bool]:
 
 
 def is_implicit(example: Example) -> bool:
-    """True where only an app's signal says what the target is."""
-    return example.origin == Origin.IMPLICIT
+    """True where only an app's signal, or the model itself, says what the target is."""
+    return example.origin in (Origin.IMPLICIT, Origin.PSEUDO_LABEL)
 
 
 def weigh_rejections(batch: ExampleBatch) -> None:

@@ -4,6 +4,7 @@ Settling one feedback takes some ten small statements; for five hundred of them 
 the time. A batch asks once for all of them, keeps what changes in memory, and writes each table once.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -26,7 +27,7 @@ class ExampleBatch:
         self.retargeted: set[str] = set()
         #: examples of which a target was rejected, and whether it is the one that they have
         self.rejected: dict[str, bool] = {}
-        ids, known = set(example_ids), store.label_counts()
+        ids, known = set(example_ids), Counter(store.label_counts())
         #: examples by label
         self.counts = known
         self._store = store
@@ -64,7 +65,7 @@ class ExampleBatch:
         """A new example, or a new state of one; of several states only the last one is published."""
         before = self._stored.get(example.example_id)
         if before is None:
-            self.counts[example.target] = self.counts.get(example.target, 0) + 1
+            self.counts[example.target] += 1
         elif before[0].target != example.target:
             self.retargeted.add(example.example_id)
         self._stored[example.example_id] = (example, target_at, target_by)

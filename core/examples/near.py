@@ -23,6 +23,7 @@ class Rank(IntEnum):
     AUDIT = 0
     SEED = 1
     FEEDBACK = 2
+    PSEUDO_LABEL = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

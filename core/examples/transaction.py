@@ -8,7 +8,7 @@ from typing import Any, Self
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, func, or_, select, update
 
 from core.errors import Conflict
-from core.events import EXAMPLES, Command, Event, Example, Feedback, Outcome, Prediction, encode, now
+from core.events import EXAMPLES, Command, Event, Example, Feedback, Origin, Outcome, Prediction, encode, now
 from core.examples import tables
 from core.examples.engine import insert_into
 from core.examples.near import NearRows
@@ -259,10 +259,12 @@ class StoreTransaction:
             values: dict[str, Any] = {name: bindparam(name) for name in ("event", "target_at", "target_by")}
             self._connection.execute(update(table).where(*mine).values(**values), rows)
 
-    def label_counts(self) -> dict[str, int]:
-        """How many examples each label has."""
+    def label_counts(self, origin: Origin | None = None) -> dict[str, int]:
+        """How many examples each label has, of all origins or of one."""
         table = tables.examples
         query = select(table.c.label, func.count()).where(table.c.model == self._model).group_by(table.c.label)
+        if origin is not None:
+            query = query.where(table.c.origin == origin)
         return {label: int(count) for label, count in self._connection.execute(query)}
 
     def _count_on(self, count: int) -> int:

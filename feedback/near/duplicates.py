@@ -61,19 +61,19 @@ class NearDuplicates:
         self._settle(near, batch, touched)
 
     def catch_up(self, store: ExampleStore) -> int:
-        """Place what an earlier version of Ratchet stored; returns how many. What was held out stays held out."""
-        placed = 0
-        while True:
-            with store.transaction() as transaction:
-                ids = transaction.near.unplaced(limit=_CHUNK)
+        """Place some of what an earlier version of Ratchet stored; returns how many, 0 when all are placed.
+
+        What was held out stays held out.
+        """
+        with store.transaction() as transaction:
+            ids = transaction.near.unplaced(limit=_CHUNK)
+            if ids:
                 batch = ExampleBatch(transaction, example_ids=ids, targets=[])
                 for name, (example, *_) in batch.load(ids).items():
                     batch.draw(name, rank_of(example.origin, example.sources), example.split)
                 self.place(transaction, batch)
                 batch.flush()
-            placed += len(ids)
-            if not ids:
-                return placed
+        return len(ids)
 
     def _link(self, near: NearRows, batch: ExampleBatch, new: Sequence[str]) -> set[str]:
         """Store keys and pairs of new examples; returns those that are crowded."""
@@ -140,8 +140,8 @@ def text_of(inputs: Inputs) -> str:
 
 def rank_of(origin: Origin, sources: Collection[str]) -> Rank:
     """The rank of a stored example. A seed that somebody corrected is still one."""
-    if origin == Origin.AUDIT:
-        return Rank.AUDIT
+    if origin in (Origin.AUDIT, Origin.PSEUDO_LABEL):
+        return Rank.AUDIT if origin == Origin.AUDIT else Rank.PSEUDO_LABEL
     return Rank.SEED if origin == Origin.SEED or "seed" in sources else Rank.FEEDBACK
 
 

@@ -198,7 +198,7 @@ def test_events_in_any_order_doubled_and_interrupted_come_to_the_same(shared_hom
         for feedback_id, outcome in outcomes.items():
             assert (outcome.status == OutcomeStatus.UNMATCHED) == (feedback_id in unmatched)
             assert outcome.status != OutcomeStatus.QUARANTINED
-        published = [row.key for row in found.store.outbox(limit=1_000) if model.encode() in row.value]
+        published = [row.key for row in found.store.outbox(limit=1_000_000) if model.encode() in row.value]
         assert {example.example_id for example in found.store.examples()} <= set(published)
         splits = {normalise(example.inputs)["text"]: example.split for example in found.store.examples()}
         audited = _audited(delivery)
