@@ -193,8 +193,6 @@ outbox = Table(
     Column("key", String(200), nullable=False),
     Column("value", LargeBinary, nullable=False),
     Column("at", UtcDateTime(), nullable=False),
-    # Else SQLite gives the number of a removed row again, and a consumer that has just sent the old row removes the new one.
-    sqlite_autoincrement=True,
 )
 
 leases = Table(

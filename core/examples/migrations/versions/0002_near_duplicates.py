@@ -1,6 +1,6 @@
 """Near-duplicates: what each example drew, its MinHash bands, and the pairs that are nearly the same.
 
-Also: targets that were rejected, and numbers of the outbox that SQLite does not give twice.
+And the targets that were rejected.
 """
 
 import sqlalchemy as sa
@@ -49,6 +49,3 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
     )
     op.create_index("rejections_example", "rejections", ["model", "example_id"])
-    if op.get_bind().dialect.name == "sqlite":
-        with op.batch_alter_table("outbox", recreate="always", table_kwargs={"sqlite_autoincrement": True}):
-            pass
