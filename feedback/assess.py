@@ -184,7 +184,7 @@ class Assessor:
             return self._outcome(claim.joined, OutcomeStatus.QUARANTINED, belief.reason, claim.identity)
         if stored:
             return self._revise(store, claim, scored, belief, stored)
-        example = self._new_example(claim, scored, belief)
+        example = self._new_example(claim, scored, belief, self._draw(store, claim))
         store.put_example(example, target_at=event.at, target_by=event.feedback_id)
         store.draw(claim.identity, rank_of(example.origin, example.sources), example.split)
         reason = f"{scored.reason}; {belief.reason}"
@@ -209,6 +209,8 @@ class Assessor:
             "split_reason": "",
             "sampling_probability": max(chance for chance in chances if chance is not None),
         }
+        if is_implicit(example):
+            audit["trust"] = 0.0  # an app's signal set its target, and a person's word holds against that
         if any(getattr(example, name) != value for name, value in audit.items()):
             store.put_example(example.model_copy(update=audit), target_at=target_at, target_by=target_by)
             store.draw(claim.identity, Rank.AUDIT, Split.HOLDOUT)
@@ -246,14 +248,22 @@ class Assessor:
             }
         )
         store.put_example(revised, target_at=event.at, target_by=event.feedback_id)
+        if rank_of(revised.origin, revised.sources) == Rank.FEEDBACK:
+            store.draw(claim.identity, Rank.FEEDBACK, self._draw(store, claim))
         change = "confirms a weaker word" if example.target == claim.target else f"replaces {example.target!r}"
         reason = f"{change} on the same text; {belief.reason}"
         return self._outcome(claim.joined, OutcomeStatus.ACCEPTED, reason, claim.identity)
 
-    def _new_example(self, claim: _Claim, scored: _Scored, belief: Belief) -> Example:
-        settings, event = self._settings, claim.event
+    def _draw(self, store: ExampleBatch, claim: _Claim) -> Split:
+        """What a text draws by its id. A label that the seed lacks is learned from all that is said of it."""
+        settings = self._settings
+        if claim.target not in store.seeded:
+            return Split.TRAIN
+        return split_of(claim.identity, holdout=settings.holdout_share, validation=settings.validation_share)
+
+    def _new_example(self, claim: _Claim, scored: _Scored, belief: Belief, split: Split) -> Example:
+        event = claim.event
         origin = self._origin(claim)
-        split = split_of(claim.identity, holdout=settings.holdout_share, validation=settings.validation_share)
         prediction = claim.joined.prediction
         return Example(
             model=event.model,

@@ -80,6 +80,7 @@ def import_seed(
         for start in range(0, len(fresh), _CHUNK):
             stored += _store(transaction, fresh[start : start + _CHUNK], settings, near)
             progress(min(start + _CHUNK, len(fresh)), len(fresh))
+        transaction.mark_seeded(labels)
         transaction.mark(mark)
     return SeedReport(
         rows=len(rows),

@@ -27,6 +27,9 @@ class ExampleBatch:
         self.retargeted: set[str] = set()
         #: examples of which a target was rejected, and whether it is the one that they have
         self.rejected: dict[str, bool] = {}
+        targets = set(targets)
+        #: those of the targets that the seed has
+        self.seeded = store.seeded(targets)
         ids, known = set(example_ids), Counter(store.label_counts())
         #: examples by label
         self.counts = known
@@ -36,7 +39,7 @@ class ExampleBatch:
         #: what the seeds among the examples drew, whatever they are used for
         self.drawn = {name: text.drawn for name, text in store.near.texts(seeds).items()}
         self._claims = {
-            claim.feedback_id: claim for claim in store.claims(targets=set(targets) - known.keys(), example_ids=ids)
+            claim.feedback_id: claim for claim in store.claims(targets=targets - known.keys(), example_ids=ids)
         }
         self._rejections = {item.feedback_id: item for item in store.rejections(ids)}
         self._rejected: list[Rejection] = []

@@ -1,5 +1,6 @@
 """One transaction on the example store: every effect of a batch of events, and the positions that go with it."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -320,6 +321,18 @@ class StoreTransaction:
         query = select(counters.c.value).where(counters.c.model == self._model, counters.c.name == name)
         return self._connection.execute(query).first() is not None
 
+    def mark_seeded(self, labels: Iterable[str]) -> None:
+        """Note that the seed has these labels, whatever becomes of its examples."""
+        for label in labels:
+            self._insert(tables.counters, {"model": self._model, "name": _label_mark(label), "value": 1})
+
+    def seeded(self, labels: Iterable[str]) -> set[str]:
+        """Those of these labels that the seed has."""
+        names = {_label_mark(label): label for label in labels}
+        counters = tables.counters
+        query = select(counters.c.name).where(counters.c.model == self._model, counters.c.name.in_(names))
+        return {names[name] for name in self._connection.execute(query).scalars()}
+
     def add_command(self, event: Command) -> None:
         """Keep an operator's command for the trainer."""
         row = {"command_id": event.command_id, "action": event.action, "at": event.at}
@@ -332,3 +345,7 @@ class StoreTransaction:
 
 def _equals(table: Table, key: dict[str, Any]) -> list[ColumnElement[bool]]:
     return [table.c[name] == value for name, value in key.items()]
+
+
+def _label_mark(label: str) -> str:
+    return f"label:{hashlib.blake2b(label.encode(), digest_size=7).hexdigest()}"
