@@ -11,12 +11,13 @@ from core.errors import BadRecord
 from core.events import Example, Feedback, FeedbackKind, Inputs, Origin, Outcome, OutcomeStatus, Split
 from core.examples import StoreTransaction, example_id, split_of
 from core.masking import Masker
+from core.selection import get_score
 from core.settings import Settings
 from core.tasks import get_task
+from feedback.answers import draws_of, note_answers
 from feedback.cleaning import clean
 from feedback.join import Joined
 from feedback.live import LiveModel
-from feedback.selection import get_strategy
 from feedback.trust import Belief, believe
 
 _ORIGINS = {
@@ -34,6 +35,8 @@ class _Claim:
     inputs: Inputs
     target: str
     identity: str
+    #: the probability with which its prediction was drawn by lot; None where it was not, or where nobody asked
+    draw: float | None
 
     @property
     def event(self) -> Feedback:
@@ -77,31 +80,33 @@ class Assessor:
         self._key = key
         self._task = get_task(settings.task)
         self._masker = Masker.of(settings.masking_policy)
-        self._strategy = get_strategy(settings.selection)
+        self._score_by = get_score(settings.selection)
 
     def assess(self, store: StoreTransaction, joined: Sequence[Joined]) -> list[Outcome]:
         """Settle feedback, in order; outcomes and examples are written into the transaction."""
         outcomes: list[Outcome] = []
         claims: list[_Claim] = []
+        draws = draws_of(store, joined)
+        heard: list[Joined] = []
         for item in joined:
             if item.feedback.kind == FeedbackKind.REJECT:
                 reason = "known to be wrong; it names no better answer, so nothing is trained on it"
                 outcomes.append(self._outcome(item, OutcomeStatus.ACCEPTED, reason))
-                self._answered(store, item)
+                heard.append(item)
                 continue
             try:
-                claims.append(self._claim(item))
+                claims.append(self._claim(item, draws.get(item.feedback.feedback_id)))
             except BadRecord as error:
                 outcomes.append(self._outcome(item, OutcomeStatus.REJECTED, self._masker.mask(str(error))))
         counts = store.label_counts() if claims else {}
         for claim, scored in zip(claims, self._score(claims), strict=True):
             outcomes.append(self._settle(store, claim, scored, counts))
-            self._answered(store, claim.joined)
+        note_answers(store, self._task, [*heard, *(claim.joined for claim in claims)], draws)
         for outcome in outcomes:
             store.add_outcome(outcome)
         return outcomes
 
-    def _claim(self, item: Joined) -> _Claim:
+    def _claim(self, item: Joined, draw: float | None) -> _Claim:
         """Clean, mask and check. Raises InvalidInput, or InvalidTarget."""
         event, prediction = item.feedback, item.prediction
         raw = prediction.inputs if prediction else event.inputs or {}
@@ -112,14 +117,14 @@ class Assessor:
         if target is None and event.kind == FeedbackKind.CONFIRM and prediction:
             target = self._task.target_of(prediction.output)
         identity = example_id(self._key, model=event.model, task=self._task.name, inputs=inputs)
-        return _Claim(joined=item, inputs=inputs, target=self._task.parse_target(target), identity=identity)
+        return _Claim(joined=item, inputs=inputs, target=self._task.parse_target(target), identity=identity, draw=draw)
 
     def _score(self, claims: Sequence[_Claim]) -> list[_Scored]:
         probabilities = self._live.probabilities([claim.inputs for claim in claims])
         if probabilities is None:
             return [_Scored(probability=None, score=1.0, reason="no live model yet") for _ in claims]
         seeds: NDArray[np.uint64] = np.array([int(claim.identity[:15], 16) for claim in claims], dtype=np.uint64)
-        scores = self._strategy(probabilities, seeds=seeds)
+        scores = self._score_by(probabilities, seeds=seeds)
         column = {label: index for index, label in enumerate(self._live.labels)}
         found = []
         for row, claim in enumerate(claims):
@@ -217,7 +222,6 @@ class Assessor:
             holdout=settings.holdout_share,
             validation=settings.validation_share,
         )
-        prediction = claim.joined.prediction
         return Example(
             model=event.model,
             example_id=claim.identity,
@@ -229,7 +233,7 @@ class Assessor:
             # An audit is a random draw, and judges; trained on, it would be neither.
             split=Split.HOLDOUT if origin == Origin.AUDIT else split,
             selected=self._is_selected(event, scored),
-            sampling_probability=prediction.audit_probability if prediction and origin == Origin.AUDIT else None,
+            sampling_probability=claim.draw,
             weight=self._weight(event),
             trust=belief.trust,
             selection_score=scored.score,
@@ -239,22 +243,13 @@ class Assessor:
 
     def _origin(self, claim: _Claim) -> Origin:
         """An answer that was asked for on a randomly drawn prediction is an audit; volunteered ones are biased."""
-        event, prediction = claim.event, claim.joined.prediction
-        drawn = prediction is not None and prediction.audit_probability is not None
-        if event.asked and event.trusted and drawn and event.kind != FeedbackKind.IMPLICIT:
-            return Origin.AUDIT
-        return _ORIGINS[event.kind]
+        return _ORIGINS[claim.event.kind] if claim.draw is None else Origin.AUDIT
 
     def _is_selected(self, event: Feedback, scored: _Scored) -> bool:
         return event.kind == FeedbackKind.CORRECT or scored.score >= self._settings.selection_min_score
 
     def _weight(self, event: Feedback) -> float:
         return self._settings.implicit_weight if event.kind == FeedbackKind.IMPLICIT else 1.0
-
-    @staticmethod
-    def _answered(store: StoreTransaction, item: Joined) -> None:
-        if item.feedback.prediction_id:
-            store.mark_answered(item.feedback.prediction_id)
 
     @staticmethod
     def _outcome(item: Joined, status: OutcomeStatus, reason: str, identity: str | None = None) -> Outcome:

@@ -27,6 +27,7 @@ from feedback import metrics
 from feedback.assess import Assessor
 from feedback.join import Batch, give_up, give_up_on, join
 from feedback.live import LiveModel
+from feedback.review import ReviewQueue
 
 _TRIES: Final = 3
 _SWEEP_S: Final = 5.0
@@ -50,6 +51,7 @@ class Consumer:
         self._masker = Masker.of(settings.masking_policy)
         self._key = id_key(settings)
         self._assessor = Assessor(settings, self._live, self._key)
+        self._review = ReviewQueue(settings, self._live)
         self._consumer = settings.consumer
         self._status = StatusFile(settings.home, "feedback")
         self._stop = threading.Event()
@@ -157,7 +159,9 @@ class Consumer:
             batch = Batch.of(events, model=self._settings.model)
             for command in batch.commands:
                 store.add_command(command)
-            outcomes = self._assessor.assess(store, join(store, batch))
+            joined = join(store, batch)
+            self._review.admit(store, batch.predictions)
+            outcomes = self._assessor.assess(store, joined)
         for event in events:
             metrics.EVENTS.labels(type=getattr(event, "type", "other")).inc()
         _count(outcomes)
@@ -243,6 +247,7 @@ class Consumer:
             outcomes = give_up(store, timeout_s=self._settings.join_timeout_s)
         _count(outcomes)
         self._store.forget_predictions(before=now() - _KEEP_PREDICTIONS)
+        self._review.sweep(self._store)
         pending = self._store.pending()
         metrics.JOIN_BACKLOG.set(pending.count)
         metrics.JOIN_OLDEST.set((now() - pending.oldest).total_seconds() if pending.oldest else 0)

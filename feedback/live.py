@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from core.bundle import MODEL
 from core.errors import BundleError, Conflict, RegistryUnavailable
 from core.events import Inputs
 from core.logs import get_logger
@@ -63,11 +64,38 @@ class LiveModel:
         except RegistryUnavailable as error:
             get_logger().warning("registry out of reach", reason=str(error))
 
+    @property
+    def trained_on(self) -> int:
+        """How many examples the live head was fitted on."""
+        return self._servable.manifest.training_set.count if self._servable else 0
+
+    @property
+    def graph(self) -> str:
+        """The digest of the live graph, which its embeddings belong to; empty before the first model."""
+        return self._servable.manifest.files[MODEL].sha256 if self._servable else ""
+
     def probabilities(self, inputs: Sequence[Inputs]) -> NDArray[np.float64] | None:
         """Shape (inputs, labels); None before the first model."""
         if self._servable is None or not inputs:
             return None
         logits, _ = self._servable.infer(inputs)
-        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-        return probabilities
+        return _softmax(logits)
+
+    def embed(self, inputs: Sequence[Inputs]) -> tuple[NDArray[np.float32], NDArray[np.float64]] | None:
+        """Embeddings of shape (inputs, size), and probabilities of shape (inputs, labels); None before the first model."""
+        if self._servable is None:
+            return None
+        logits, embeddings = self._servable.infer(inputs)
+        return embeddings, _softmax(logits)
+
+    def probabilities_of(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """What the live head makes of the live graph's embeddings; None where the graph has no head apart from it."""
+        if self._servable is None or self._servable.head is None:
+            return None
+        return _softmax(self._servable.head.logits(embeddings))
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities

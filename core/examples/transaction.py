@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from core.errors import Conflict
 from core.events import EXAMPLES, Command, Event, Example, Feedback, Outcome, Prediction, Split, encode, now
 from core.examples import tables
+from core.examples.review import ReviewWriter
 
 
 class StoreTransaction:
@@ -18,6 +19,8 @@ class StoreTransaction:
     def __init__(self, connection: Connection, model: str) -> None:
         self._connection = connection
         self._model = model
+        #: the review queue
+        self.review = ReviewWriter(connection, model)
         # One writer at a time per model: sequence numbers rise in the order of commits, and no update is lost.
         self._insert(tables.counters, {"model": model, "name": "examples", "value": 0})
         counters = tables.counters
@@ -86,9 +89,11 @@ class StoreTransaction:
         found = (Prediction.model_validate(row.event) for row in rows)
         return {event.prediction_id: event for event in found}
 
-    def mark_answered(self, prediction_id: str) -> None:
-        """Take a prediction off the review queue."""
-        self._update(tables.predictions, {"prediction_id": prediction_id}, answered=True)
+    def mark_answered(self, prediction_ids: Iterable[str]) -> None:
+        """Note that somebody has said something about predictions."""
+        table = tables.predictions
+        which = and_(table.c.model == self._model, table.c.prediction_id.in_(set(prediction_ids)))
+        self._connection.execute(update(table).where(which).values(answered=True))
 
     # feedback that waits for its prediction
 

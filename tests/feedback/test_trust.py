@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from core.events import FeedbackKind, Origin, OutcomeStatus, Split
+from core.examples.review import Waiting
 from tests.feedback.harness import Bench, bench, feedback, prediction
 
 ACCEPTED, QUARANTINED, REJECTED = OutcomeStatus.ACCEPTED, OutcomeStatus.QUARANTINED, OutcomeStatus.REJECTED
@@ -160,11 +161,16 @@ def test_a_confirmation_makes_the_answer_the_target(settled: Bench) -> None:
 
 
 def test_a_rejection_is_noted_answers_the_review_and_teaches_nothing(settled: Bench) -> None:
-    settled.settle(prediction(1))
-    assert [event.prediction_id for event in settled.store.review(limit=9)] == ["p1"]
+    made = prediction(1)
+    settled.settle(made)
+    waiting = Waiting(prediction_id="p1", lot=0.5, probability=None, doubt=0.5, at=made.at)
+    with settled.store.transaction() as transaction:
+        transaction.review.add([waiting])
+        assert transaction.review.members(["p1"]) == {"p1": None}
     assert _status(settled, feedback(1, 1, kind=FeedbackKind.REJECT)) == [ACCEPTED]
     assert settled.store.examples() == []
-    assert settled.store.review(limit=9) == []
+    with settled.store.transaction() as transaction:
+        assert transaction.review.members(["p1"]) == {}
 
 
 def test_a_signal_weighs_less_and_does_not_unsay_what_a_person_said(settled: Bench) -> None:
