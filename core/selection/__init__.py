@@ -15,6 +15,7 @@ from core.selection.k_means import k_means
 from core.selection.least_confidence import least_confidence
 from core.selection.margin import margin
 from core.selection.random import random
+from core.selection.ratio import ratio
 from core.selection.relevance import relevance
 from core.selection.typicality import typicality
 from core.settings import entry
@@ -31,6 +32,7 @@ STRATEGIES: dict[str, SelectionStrategy] = {
     "least_confidence": ByScore(least_confidence),
     "margin": ByScore(margin),
     "random": ByScore(random),
+    "ratio": ByScore(ratio),
     "relevance": relevance,
     "typicality": typicality,
 }

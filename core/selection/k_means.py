@@ -1,15 +1,14 @@
 """Diversity by clusters of what is uncertain."""
 
-import math
 from typing import Final
 
 import numpy as np
 
-from core.selection.base import Candidates, Rows, Selection, best, ordered
+from core.selection.base import Candidates, Floats, Rows, Selection, best, ordered
 from core.selection.clusters import clustered, first_of_each, start
 from core.selection.margin import margin
 
-_AHEAD: Final = 10.0
+_AHEAD: Final = 10
 """Of the most uncertain, so many times the budget are clustered: the paper's beta."""
 
 
@@ -18,13 +17,12 @@ def k_means(candidates: Candidates, budget: int) -> Selection:
 
     Zhdanov, "Diverse mini-batch Active Learning", 2019, arXiv 1901.05954.
     """
-    return choose(candidates, budget, ahead=_AHEAD)
+    return choose(candidates, budget, margin(candidates.probabilities, seeds=candidates.seeds))
 
 
-def choose(candidates: Candidates, budget: int, *, ahead: float) -> Selection:
-    """The same, clustering ``ahead`` times the budget."""
-    doubt = margin(candidates.probabilities, seeds=candidates.seeds)
-    rows: Rows = np.sort(best(doubt, candidates, math.ceil(max(0, budget) * ahead)).rows)
+def choose(candidates: Candidates, budget: int, doubt: Floats) -> Selection:
+    """The same by any ``doubt`` of shape (examples,), from 0 to 1."""
+    rows: Rows = np.sort(best(doubt, candidates, max(0, budget) * _AHEAD).rows)
     by_seed, rng = start(candidates.seeds[rows])
     rows = rows[by_seed]
     vectors = candidates.embeddings[rows]
