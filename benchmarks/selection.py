@@ -3,7 +3,7 @@
     python -m benchmarks.selection --data FOLDER_OF_DATA_SETS [--strategies combined,margin,random] [--budgets 10,25,50]
 
 Frozen encoder, logistic head. A pool of unlabelled texts; in rounds, as in the product, a strategy chooses, a person answers,
-and the head is fitted again: ten rounds to a tenth of the pool, then larger ones.
+and the head is fitted again: ten rounds to a tenth of the pool, ten more to a quarter, five to a half.
 
 ``--wrong 10`` gives so many per cent of the pool wrong labels, drawn evenly. Then an answer is learned only if the head, which
 has not seen it, gives it at least ``trust_threshold`` of what it gives its own answer; the others are looked at again in every
@@ -32,7 +32,7 @@ from core.settings import load_settings
 from trainer.finetune import limit_threads
 from trainer.head import fit_head
 
-_ROUNDS: Final = (*range(1, 11), 12.5, 15, 17.5, 20, 22.5, 25, 30, 35, 40, 50, 60, 80, 100)
+_ROUNDS: Final = (*range(1, 11), 11.5, 13, 14.5, 16, 17.5, 19, 20.5, 22, 23.5, 25, 30, 35, 40, 45, 50)
 """Per cent of the pool that is labelled after each round."""
 
 
@@ -70,9 +70,12 @@ def mislabel(labels: NDArray[np.int64], kinds: int, share: float, rng: np.random
     return given
 
 
-def likely(said: NDArray[np.float64], labels: NDArray[np.int64], threshold: float) -> NDArray[np.bool_]:
-    """Whether the head gives a label at least so much of what it gives its own answer."""
-    found: NDArray[np.bool_] = said[np.arange(len(said)), labels] >= threshold * said.max(axis=1)
+def likely(
+    said: NDArray[np.float64], labels: NDArray[np.int64], known: NDArray[np.int64], threshold: float
+) -> NDArray[np.bool_]:
+    """Whether the head gives a label at least so much of its own answer; of a label that it has not seen it knows nothing."""
+    own = said[np.arange(len(said)), labels]
+    found: NDArray[np.bool_] = (own >= threshold * said.max(axis=1)) | ~np.isin(labels, known)
     return found
 
 
@@ -85,7 +88,7 @@ def cross_validated(
     for number in range(5):
         train, held = rows[fold != number], rows[fold == number]
         said = probabilities(task.fit(train, given[train]), task.pool.embeddings[held])
-        kept.append(held[likely(said, given[held], threshold)])
+        kept.append(held[likely(said, given[held], given[train], threshold)])
     return np.sort(np.concatenate(kept))
 
 
@@ -112,7 +115,9 @@ def play(
         budget = round(size * share / 100) - int(asked.sum())
         asked[free[strategy(candidates, budget).rows]] = True
         waiting = np.setdiff1d(np.flatnonzero(asked), learned)
-        believed = waiting if head is None else waiting[likely(said[waiting], given[waiting], threshold)]
+        believed = (
+            waiting if head is None else waiting[likely(said[waiting], given[waiting], given[learned], threshold)]
+        )
         learned = np.union1d(learned, believed)
         earlier = None if head is None else said
         head = task.fit(learned, given[learned])
