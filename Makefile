@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 # has no hashes of those builds, so hashes are not checked then.
 BACKEND := $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND) --no-verify-hashes)
 
-.PHONY: help setup up test check format docs lock kafka kafka-stop postgres postgres-stop bento clean bench bench-swap bench-overload bench-soak bench-batching bench-recording
+.PHONY: help setup up test check format docs lock kafka kafka-stop postgres postgres-stop bento clean bench bench-swap bench-overload bench-soak bench-batching bench-recording bench-consumer
 
 help: ## show this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.12] [TORCH_BACKEND=cpu|auto]"
@@ -78,6 +78,9 @@ bench-batching: $(STAMP) ## the batcher against counting, on texts of skewed len
 
 bench-recording: $(STAMP) ## what recording and feedback cost a prediction
 	$(BIN)/python -m benchmarks.serving.recording $(ARGS)
+
+bench-consumer: $(STAMP) ## interactions a second that one feedback consumer takes
+	$(BIN)/python -m benchmarks.consumer $(ARGS)
 
 clean: ## remove what was installed, built and cached; state in .ratchet, .kafka, .postgres and .bench stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build *.egg-info

@@ -117,11 +117,12 @@ class Origin(StrEnum):
 
 
 class Split(StrEnum):
-    """What an example may be used for. The holdout is never trained on."""
+    """What an example may be used for. The holdout is never trained on; what is barred neither trains nor judges."""
 
     TRAIN = "train"
     VALIDATION = "validation"
     HOLDOUT = "holdout"
+    BARRED = "barred"
 
 
 class Example(Event):
@@ -136,6 +137,8 @@ class Example(Event):
     target: Target
     origin: Origin
     split: Split
+    #: why it is barred
+    split_reason: str = ""
     #: selected examples are trained on as new; the others are kept for replay and for judging
     selected: bool = True
     sampling_probability: float | None = None

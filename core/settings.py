@@ -159,6 +159,15 @@ class Settings(BaseSettings):
     join_timeout_s: float = Field(
         default=3600.0, gt=0, description="feedback without its prediction is unmatched after this"
     )
+    min_text_chars: int = Field(default=1, ge=1, description="feedback on a shorter text, once cleaned, is rejected")
+    boilerplate: tuple[str, ...] = Field(
+        default=(),
+        description="lines that are dropped from texts besides the known ones, such as a disclaimer of one's own",
+    )
+    allowed_scripts: tuple[str, ...] = Field(
+        default=(),
+        description="feedback on texts mostly in other scripts (`LATIN`, `HAN`, `CYRILLIC` …) is rejected; none: all",
+    )
     closed_labels: bool = Field(default=False, description="true: a label that the model does not know is rejected")
     max_labels: int = Field(default=1000, ge=2, description="labels that a model may have")
     trust_threshold: float = Field(
@@ -183,6 +192,20 @@ class Settings(BaseSettings):
     review_days: float = Field(default=7.0, gt=0, le=30, description="days that a prediction waits for an answer")
     implicit_weight: float = Field(
         default=0.3, ge=0, le=1, description="weight of an implicit signal against a correction"
+    )
+    pseudo_labels: bool = Field(
+        default=False,
+        description="true: confident answers that nobody judged are trained on, where examples speak for them",
+    )
+    pseudo_min_confidence: float = Field(default=0.95, gt=0, le=1, description="confidence that a pseudo-label needs")
+    pseudo_neighbours: int = Field(default=5, ge=1, le=100, description="nearest examples that must have its label")
+    pseudo_per_label: int = Field(default=20, ge=1, description="pseudo-labels that a label may have")
+    pseudo_share: float = Field(
+        default=0.1, ge=0, le=0.5, description="share of the examples that pseudo-labels may be"
+    )
+    pseudo_weight: float = Field(default=0.2, ge=0, le=1, description="weight of a pseudo-label against a correction")
+    near_copies: int = Field(
+        default=5, ge=1, description="texts that are nearly the same and have one label: so many of them train"
     )
     holdout_share: float = Field(default=0.15, ge=0, le=0.9, description="share of the examples that only judge")
     validation_share: float = Field(

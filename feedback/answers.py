@@ -35,14 +35,14 @@ def is_asked(item: Joined) -> bool:
 
 def note_answers(store: StoreTransaction, task: Task, joined: Sequence[Joined], draws: Mapping[str, float]) -> None:
     """Take what was answered off the review queue, and keep whether the model had been right where somebody was asked."""
-    answered = {item.feedback.prediction_id for item in joined if item.feedback.prediction_id}
-    if not answered:
-        return
+    # A rejected one stays in the queue: somebody may know what is right.
+    settled = [item for item in joined if item.feedback.kind != FeedbackKind.REJECT]
+    answered = {item.feedback.prediction_id for item in settled if item.feedback.prediction_id}
     asked = [item for item in joined if is_asked(item)]
     members = store.review.members(item.feedback.prediction_id or "" for item in asked)
-    store.mark_answered(answered)
-    store.review.answered(answered, asked=False)
-    store.review.answered({item.feedback.prediction_id or "" for item in asked}, asked=True)
+    if answered:
+        store.review.answered(answered, asked=False)
+        store.review.answered({item.feedback.prediction_id or "" for item in settled if is_asked(item)}, asked=True)
     store.review.add_answers(
         [
             ReviewAnswer(

@@ -1,24 +1,26 @@
 """From joined feedback to an outcome, and to an Example where it is worth one: clean, identify, believe, score, store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import BadRecord
 from core.events import Example, Feedback, FeedbackKind, Inputs, Origin, Outcome, OutcomeStatus, Split
-from core.examples import StoreTransaction, example_id, split_of
+from core.examples import ExampleBatch, ExampleStore, Rank, Rejection, Stored, StoreTransaction, split_of
 from core.masking import Masker
 from core.selection import get_score
 from core.settings import Settings
 from core.tasks import get_task
 from feedback.answers import draws_of, note_answers
-from feedback.cleaning import clean
 from feedback.join import Joined
 from feedback.live import LiveModel
+from feedback.near import NearDuplicates
+from feedback.near.duplicates import rank_of
+from feedback.reading import InputsReader
 from feedback.trust import Belief, believe
+from feedback.words import is_implicit, strength, strength_of, weigh_rejections
 
 _ORIGINS = {
     FeedbackKind.CORRECT: Origin.CORRECTION,
@@ -52,22 +54,10 @@ class _Scored:
     reason: str
 
 
-def _strength(event: Feedback) -> tuple[bool, bool]:
-    """A person's word above an app's signal, then a trusted one above a stranger's; their time counts among equals."""
-    return event.kind != FeedbackKind.IMPLICIT, event.trusted
-
-
-def _strength_of(example: Example) -> tuple[bool, bool]:
-    return not _is_implicit(example), example.trust == 1.0
-
-
-def _is_implicit(example: Example) -> bool:
-    return example.origin == Origin.IMPLICIT
-
-
-def _is_fair(example: Example) -> bool:
-    """Drawn by chance and kept from training: what the holdout's estimates rest on, whoever corrects its target."""
-    return example.split == Split.HOLDOUT and example.origin in (Origin.SEED, Origin.AUDIT)
+def _is_fair(example: Example, store: ExampleBatch) -> bool:
+    """Drawn by chance to judge: what the holdout's estimates rest on, whoever corrects its target."""
+    drew = store.drawn.get(example.example_id)
+    return example.origin == Origin.AUDIT or (example.origin == Origin.SEED and drew == Split.HOLDOUT)
 
 
 class Assessor:
@@ -77,47 +67,79 @@ class Assessor:
         """Raises BadSettings for an unknown task or strategy, or for what cannot mask."""
         self._settings = settings
         self._live = live
-        self._key = key
         self._task = get_task(settings.task)
         self._masker = Masker.of(settings.masking_policy)
+        self._reader = InputsReader(settings, key)
         self._score_by = get_score(settings.selection)
+        self._near = NearDuplicates(key, model=settings.model, copies=settings.near_copies)
+
+    def catch_up(self, store: ExampleStore) -> bool:
+        """Place some examples that an older Ratchet stored, which knew no near-duplicates; False when there are none left."""
+        return self._near.catch_up(store) > 0
 
     def assess(self, store: StoreTransaction, joined: Sequence[Joined]) -> list[Outcome]:
         """Settle feedback, in order; outcomes and examples are written into the transaction."""
-        outcomes: list[Outcome] = []
-        claims: list[_Claim] = []
         draws = draws_of(store, joined)
-        heard: list[Joined] = []
+        said, refused = self._claims(joined, draws)
+        note_answers(store, self._task, [claim.joined for claim in said], draws)
+        claims = [claim for claim in said if claim.event.kind != FeedbackKind.REJECT]
+        batch = ExampleBatch(
+            store, example_ids=[claim.identity for claim in said], targets=[claim.target for claim in claims]
+        )
+        settled, created = [], set()
+        for claim, scored in zip(claims, self._score(claims), strict=True):
+            was_there = batch.example(claim.identity) is not None
+            settled.append(self._settle(batch, claim, scored))
+            if not was_there and batch.example(claim.identity) is not None:
+                created.add(claim.event.feedback_id)
+        rejections = [self._reject(batch, claim) for claim in said if claim.event.kind == FeedbackKind.REJECT]
+        weigh_rejections(batch)
+        self._near.place(store, batch)
+        settled = [_with_use(item, batch) if item.feedback_id in created else item for item in settled]
+        for outcome in settled:
+            if outcome.prediction_id and outcome.status != OutcomeStatus.REJECTED:
+                batch.mark_answered(outcome.prediction_id)
+        outcomes = [*refused, *rejections, *settled]
+        for outcome in outcomes:
+            batch.add_outcome(outcome)
+        batch.flush()
+        return outcomes
+
+    def _claims(self, joined: Sequence[Joined], draws: Mapping[str, float]) -> tuple[list[_Claim], list[Outcome]]:
+        """Feedback that says what a target is or is not, and the outcomes of what cannot be read."""
+        outcomes, claims = [], []
         for item in joined:
-            if item.feedback.kind == FeedbackKind.REJECT:
-                reason = "known to be wrong; it names no better answer, so nothing is trained on it"
-                outcomes.append(self._outcome(item, OutcomeStatus.ACCEPTED, reason))
-                heard.append(item)
-                continue
             try:
                 claims.append(self._claim(item, draws.get(item.feedback.feedback_id)))
             except BadRecord as error:
                 outcomes.append(self._outcome(item, OutcomeStatus.REJECTED, self._masker.mask(str(error))))
-        counts = store.label_counts() if claims else {}
-        for claim, scored in zip(claims, self._score(claims), strict=True):
-            outcomes.append(self._settle(store, claim, scored, counts))
-        note_answers(store, self._task, [*heard, *(claim.joined for claim in claims)], draws)
-        for outcome in outcomes:
-            store.add_outcome(outcome)
-        return outcomes
+        return claims, outcomes
 
     def _claim(self, item: Joined, draw: float | None) -> _Claim:
         """Clean, mask and check. Raises InvalidInput, or InvalidTarget."""
         event, prediction = item.feedback, item.prediction
-        raw = prediction.inputs if prediction else event.inputs or {}
-        # Masked again: what the cleaning brings to light was hidden from those before.
-        masked = self._masker.mask_inputs(clean(raw))
-        inputs = self._task.parse_inputs(masked, max_chars=self._settings.max_text_chars)
+        inputs, identity = self._reader.read(prediction.inputs if prediction else event.inputs or {})
         target = event.target
-        if target is None and event.kind == FeedbackKind.CONFIRM and prediction:
+        if target is None and event.kind in (FeedbackKind.CONFIRM, FeedbackKind.REJECT) and prediction:
             target = self._task.target_of(prediction.output)
-        identity = example_id(self._key, model=event.model, task=self._task.name, inputs=inputs)
         return _Claim(joined=item, inputs=inputs, target=self._task.parse_target(target), identity=identity, draw=draw)
+
+    def _reject(self, batch: ExampleBatch, claim: _Claim) -> Outcome:
+        """Record that a prediction was wrong. It stays in the review queue, where somebody may know what is right."""
+        event = claim.event
+        batch.add_rejection(
+            Rejection(
+                feedback_id=event.feedback_id,
+                prediction_id=event.prediction_id or "",
+                example_id=claim.identity,
+                target=claim.target,
+                annotator=event.annotator,
+                trusted=event.trusted,
+                at=event.at,
+            )
+        )
+        reason = "known to be wrong: the text is not trained on with this label, and what is right is asked in review"
+        return self._outcome(claim.joined, OutcomeStatus.ACCEPTED, reason, claim.identity)
 
     def _score(self, claims: Sequence[_Claim]) -> list[_Scored]:
         probabilities = self._live.probabilities([claim.inputs for claim in claims])
@@ -134,9 +156,9 @@ class Assessor:
             found.append(_Scored(probability=probability, score=float(scores[row]), reason=reason))
         return found
 
-    def _settle(self, store: StoreTransaction, claim: _Claim, scored: _Scored, counts: dict[str, int]) -> Outcome:
-        """One claim to one outcome; ``counts`` (examples by label) is kept up to date."""
-        settings, event = self._settings, claim.event
+    def _settle(self, store: ExampleBatch, claim: _Claim, scored: _Scored) -> Outcome:
+        """One claim to one outcome."""
+        settings, event, counts = self._settings, claim.event, store.counts
         known_label = claim.target in counts or claim.target in self._live.labels
         if not known_label and settings.closed_labels:
             return self._outcome(
@@ -146,10 +168,10 @@ class Assessor:
             return self._outcome(
                 claim.joined, OutcomeStatus.REJECTED, f"there are {settings.max_labels} labels already"
             )
-        stored = store.example(claim.identity)
-        if stored and stored[0].target == claim.target and _strength(event) <= _strength_of(stored[0]):
+        stored = self._audited(store, claim)
+        if stored and stored[0].target == claim.target and strength(event) <= strength_of(stored[0]):
             store.add_source(stored[0], event.feedback_id)
-            if _strength(event) == _strength_of(stored[0]):
+            if strength(event) == strength_of(stored[0]):
                 store.renew_target(stored[0], target_at=event.at, target_by=event.feedback_id)
             reason = "the same text with the same target is known"
             return self._outcome(claim.joined, OutcomeStatus.DUPLICATE, reason, claim.identity)
@@ -167,39 +189,58 @@ class Assessor:
             return self._outcome(claim.joined, OutcomeStatus.QUARANTINED, belief.reason, claim.identity)
         if stored:
             return self._revise(store, claim, scored, belief, stored)
-        example = self._new_example(claim, scored, belief, label_count=store.trained_count(claim.target))
+        example = self._new_example(claim, scored, belief)
         store.put_example(example, target_at=event.at, target_by=event.feedback_id)
-        counts[claim.target] = counts.get(claim.target, 0) + 1
-        use = "selected" if example.selected else "kept, but not worth training on as new"
-        if example.split != Split.TRAIN:
-            use = "held out to judge by" if example.split == Split.HOLDOUT else "held out for tuning"
-        return self._outcome(
-            claim.joined, OutcomeStatus.ACCEPTED, f"{use}: {scored.reason}; {belief.reason}", claim.identity
-        )
+        store.draw(claim.identity, rank_of(example.origin, example.sources), example.split)
+        reason = f"{scored.reason}; {belief.reason}"
+        return self._outcome(claim.joined, OutcomeStatus.ACCEPTED, reason, claim.identity)
+
+    def _audited(self, store: ExampleBatch, claim: _Claim) -> Stored | None:
+        """The stored example; an audit of a text that only feedback brought makes an audit of it, whichever came first.
+
+        A seed stays what it is: one that trains has trained the model that the audit would judge.
+        """
+        stored = store.example(claim.identity)
+        if stored is None or self._origin(claim) != Origin.AUDIT:
+            return stored
+        example, target_at, target_by = stored
+        if rank_of(example.origin, example.sources) == Rank.SEED:
+            return stored
+        chances = [example.sampling_probability, claim.draw]
+        audit = {
+            "origin": Origin.AUDIT,
+            "split": Split.HOLDOUT,
+            "split_reason": "",
+            "sampling_probability": max(chance for chance in chances if chance is not None),
+        }
+        if any(getattr(example, name) != value for name, value in audit.items()):
+            store.put_example(example.model_copy(update=audit), target_at=target_at, target_by=target_by)
+            store.draw(claim.identity, Rank.AUDIT, Split.HOLDOUT)
+        return store.example(claim.identity)
 
     def _revise(
         self,
-        store: StoreTransaction,
+        store: ExampleBatch,
         claim: _Claim,
         scored: _Scored,
         belief: Belief,
-        stored: tuple[Example, datetime, str],
+        stored: Stored,
     ) -> Outcome:
         """The input is known: a person's word holds against an app's signal, a trusted one against another, a later one last.
 
         So it is in whatever order they came, and an anonymous word never moves a label that the holdout judges by.
         """
         event, (example, target_at, target_by) = claim.event, stored
-        said = (_strength(event), belief.trust, event.at, event.feedback_id)
-        if said <= (_strength_of(example), example.trust, target_at, target_by):
+        said = (strength(event), belief.trust, event.at, event.feedback_id)
+        if said <= (strength_of(example), example.trust, target_at, target_by):
             store.add_source(example, event.feedback_id)
             reason = "a stronger or later word on the same text holds"
             return self._outcome(claim.joined, OutcomeStatus.ACCEPTED, reason, claim.identity)
-        is_echo = example.target == claim.target and not _is_implicit(example)
+        is_echo = example.target == claim.target and not is_implicit(example)
         revised = example.model_copy(
             update={
                 "target": claim.target,
-                "origin": example.origin if _is_fair(example) or is_echo else _ORIGINS[event.kind],
+                "origin": example.origin if _is_fair(example, store) or is_echo else _ORIGINS[event.kind],
                 "selected": self._is_selected(event, scored) or (is_echo and example.selected),
                 "trust": belief.trust,
                 "weight": self._weight(event),
@@ -213,15 +254,10 @@ class Assessor:
         reason = f"{change} on the same text; {belief.reason}"
         return self._outcome(claim.joined, OutcomeStatus.ACCEPTED, reason, claim.identity)
 
-    def _new_example(self, claim: _Claim, scored: _Scored, belief: Belief, *, label_count: int) -> Example:
+    def _new_example(self, claim: _Claim, scored: _Scored, belief: Belief) -> Example:
         settings, event = self._settings, claim.event
         origin = self._origin(claim)
-        split = split_of(
-            claim.identity,
-            label_count=label_count,
-            holdout=settings.holdout_share,
-            validation=settings.validation_share,
-        )
+        split = split_of(claim.identity, holdout=settings.holdout_share, validation=settings.validation_share)
         return Example(
             model=event.model,
             example_id=claim.identity,
@@ -261,3 +297,18 @@ class Assessor:
             status=status,
             reason=reason,
         )
+
+
+def _with_use(outcome: Outcome, batch: ExampleBatch) -> Outcome:
+    """The outcome of feedback that brought a new example, with what the example is used for."""
+    stored = batch.example(outcome.example_id or "")
+    if stored is None:
+        return outcome
+    example, use = stored[0], "selected"
+    if example.split == Split.BARRED:
+        use = f"kept aside: {example.split_reason}"
+    elif example.split != Split.TRAIN:
+        use = "held out to judge by" if example.split == Split.HOLDOUT else "held out for tuning"
+    elif not example.selected:
+        use = "kept, but not worth training on as new"
+    return outcome.model_copy(update={"reason": f"{use}: {outcome.reason}"})

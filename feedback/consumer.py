@@ -25,8 +25,9 @@ from core.settings import Settings, id_key, without_password
 from core.status import StatusFile
 from feedback import metrics
 from feedback.assess import Assessor
-from feedback.join import Batch, give_up, give_up_on, join
+from feedback.join import Batch, Joined, give_up, give_up_on, join
 from feedback.live import LiveModel
+from feedback.pseudo_labels import PseudoLabeller
 from feedback.review import ReviewQueue
 
 _TRIES: Final = 3
@@ -51,6 +52,7 @@ class Consumer:
         self._masker = Masker.of(settings.masking_policy)
         self._key = id_key(settings)
         self._assessor = Assessor(settings, self._live, self._key)
+        self._pseudo_labeller = PseudoLabeller(settings, self._live, self._key)
         self._review = ReviewQueue(settings, self._live)
         self._consumer = settings.consumer
         self._status = StatusFile(settings.home, "feedback")
@@ -82,6 +84,8 @@ class Consumer:
                 try:
                     if subscription is None:
                         self._store.migrate()
+                        while not self._stop.is_set() and self._assessor.catch_up(self._store):
+                            self._beat = time.monotonic()
                         self._start_over_where_lost()
                         subscription = self._log.subscribe(INTERACTIONS, self._consumer, self._stored_positions)
                     self._turn(subscription)
@@ -159,12 +163,15 @@ class Consumer:
             batch = Batch.of(events, model=self._settings.model)
             for command in batch.commands:
                 store.add_command(command)
-            joined = join(store, batch)
-            self._review.admit(store, batch.predictions)
-            outcomes = self._assessor.assess(store, joined)
+            outcomes = self._assessor.assess(store, self._joined(store, batch))
         for event in events:
             metrics.EVENTS.labels(type=getattr(event, "type", "other")).inc()
         _count(outcomes)
+
+    def _joined(self, store: StoreTransaction, batch: Batch) -> list[Joined]:
+        joined = join(store, batch)
+        self._review.admit(store, batch.predictions)
+        return joined
 
     def _take(self, store: StoreTransaction, records: Sequence[LogRecord]) -> list[LogRecord]:
         """Move the positions past the records; return those that no other consumer has taken before."""
@@ -246,6 +253,7 @@ class Consumer:
         with self._store.transaction() as store:
             outcomes = give_up(store, timeout_s=self._settings.join_timeout_s)
         _count(outcomes)
+        self._pseudo_labeller.turn(self._store)
         self._store.forget_predictions(before=now() - _KEEP_PREDICTIONS)
         self._review.sweep(self._store)
         pending = self._store.pending()

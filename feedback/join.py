@@ -78,8 +78,7 @@ def give_up_on(store: StoreTransaction, event: Event, *, model: str, reason: str
         )
         for event in lost
     ]
-    for outcome in outcomes:
-        store.add_outcome(outcome)
+    store.add_outcome(*outcomes)
     return outcomes
 
 
@@ -95,6 +94,5 @@ def give_up(store: StoreTransaction, *, timeout_s: float) -> Sequence[Outcome]:
         )
         for event in store.take_expired(before=now() - timedelta(seconds=timeout_s))
     ]
-    for outcome in outcomes:
-        store.add_outcome(outcome)
+    store.add_outcome(*outcomes)
     return outcomes

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.bundle import MODEL
+from core.cores import usable_cores
 from core.errors import BundleError, Conflict, RegistryUnavailable
 from core.events import Inputs
 from core.logs import get_logger
@@ -17,6 +18,7 @@ from core.runtime import Servable, files_to_load
 from feedback import metrics
 
 _REFRESH_S: Final = 2.0
+_MAX_THREADS: Final = 4
 
 
 class LiveModel:
@@ -26,6 +28,8 @@ class LiveModel:
         self._registry = registry
         self._cache = cache
         self._device = device
+        #: texts come in batches, and to embed them is most of a consumer's work
+        self._threads = min(usable_cores(), _MAX_THREADS)
         self._servable: Servable | None = None
         self._tried = ""
         self._next = 0.0
@@ -51,9 +55,9 @@ class LiveModel:
                 return
             sharing = [self._servable] if self._servable else []
             manifest = self._registry.manifest(champion.version)
-            names = files_to_load(manifest, device=self._device, sharing=sharing)
+            names = files_to_load(manifest, threads=self._threads, device=self._device, sharing=sharing)
             bundle = self._registry.fetch(champion.version, self._cache, names=names)
-            self._servable = Servable.load(bundle, device=self._device, sharing=sharing)
+            self._servable = Servable.load(bundle, threads=self._threads, device=self._device, sharing=sharing)
             self._tried = champion.version
             metrics.LIVE_VERSION.clear()
             metrics.LIVE_VERSION.labels(version=champion.version).set(1)
@@ -70,23 +74,24 @@ class LiveModel:
         return self._servable.manifest.training_set.count if self._servable else 0
 
     @property
-    def graph(self) -> str:
-        """The digest of the live graph, which its embeddings belong to; empty before the first model."""
-        return self._servable.manifest.files[MODEL].sha256 if self._servable else ""
+    def graph(self) -> str | None:
+        """The digest of the live graph; vectors of different graphs are never compared."""
+        return self._servable.manifest.files[MODEL].sha256 if self._servable else None
 
     def probabilities(self, inputs: Sequence[Inputs]) -> NDArray[np.float64] | None:
         """Shape (inputs, labels); None before the first model."""
-        if self._servable is None or not inputs:
-            return None
-        logits, _ = self._servable.infer(inputs)
-        return _softmax(logits)
+        return self.infer(inputs)[0] if self._servable is not None and inputs else None
 
-    def embed(self, inputs: Sequence[Inputs]) -> tuple[NDArray[np.float32], NDArray[np.float64]] | None:
-        """Embeddings of shape (inputs, size), and probabilities of shape (inputs, labels); None before the first model."""
+    def infer(self, inputs: Sequence[Inputs]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Probabilities of shape (inputs, labels) and embeddings of shape (inputs, size).
+
+        Raises:
+            ValueError: there is no model yet.
+        """
         if self._servable is None:
-            return None
+            raise ValueError("there is no live model yet")
         logits, embeddings = self._servable.infer(inputs)
-        return embeddings, _softmax(logits)
+        return _softmax(logits), embeddings
 
     def probabilities_of(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64] | None:
         """What the live head makes of the live graph's embeddings; None where the graph has no head apart from it."""

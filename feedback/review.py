@@ -115,8 +115,9 @@ class ReviewQueue:
 
     def _order(self, store: ExampleStore, *, is_new: bool) -> bool:
         """Let the strategy choose among the pool. True where some were left to embed next time."""
+        graph = self._live.graph or ""
         with store.review() as review:
-            pool = review.pool(graph=self._live.graph)
+            pool = review.pool(graph=graph)
         if is_new:
             self._known.clear()
         self._look(pool)
@@ -125,7 +126,7 @@ class ReviewQueue:
         seen = [row for row in pool if row.prediction_id in self._known]
         placed = self._place([row for row in seen if not row.answered], [row for row in seen if row.answered], vectors)
         with store.transaction() as transaction:
-            transaction.review.set_embeddings(self._live.graph, fresh)
+            transaction.review.set_embeddings(graph, fresh)
             transaction.review.place(placed)
         ids = {row.prediction_id for row in pool}
         self._known = {name: said for name, said in self._known.items() if name in ids}
@@ -142,10 +143,9 @@ class ReviewQueue:
     def _embed(self, unknown: Sequence[Pooled]) -> dict[str, NDArray[np.float32]]:
         """Embed some by the live graph, the most doubtful first; shape (size,) by prediction id."""
         rows = sorted(unknown, key=lambda row: (row.answered, -row.doubt))[:_EMBEDDED]
-        found = self._live.embed([row.prediction.inputs for row in rows]) if rows else None
-        if found is None:
+        if not rows:
             return {}
-        embeddings, probabilities = found
+        probabilities, embeddings = self._live.infer([row.prediction.inputs for row in rows])
         self._known |= {row.prediction_id: said for row, said in zip(rows, probabilities, strict=True)}
         return {row.prediction_id: vector for row, vector in zip(rows, embeddings, strict=True)}
 

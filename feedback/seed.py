@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from core.errors import BadRecord, RatchetError
-from core.events import Example, Inputs, Origin, now
-from core.examples import ExampleStore, StoreTransaction, example_id, split_of
+from core.events import Example, Inputs, Origin, Split, now
+from core.examples import ExampleBatch, ExampleStore, Rank, StoreTransaction, split_of
+from core.examples.identity import ALWAYS_TRAINED
 from core.masking import Masker
 from core.settings import Settings
-from core.tasks import Task, get_task
-from feedback.cleaning import clean
+from core.tasks import get_task
+from feedback.near import NearDuplicates
+from feedback.reading import InputsReader
 
 _CHUNK: Final = 500
 _SHOWN: Final = 10
@@ -71,11 +73,12 @@ def import_seed(
     if len(labels) < 2:
         raise BadSeedFile(f"{path} has only {len(labels)} label; a classifier needs two or more")
     stored = 0
+    near = NearDuplicates(key, model=settings.model, copies=settings.near_copies)
     # One transaction: killed in the middle, nothing of the file is there, and the next start stores all of it.
     with store.transaction() as transaction:
         fresh = [] if transaction.is_marked(mark) else chosen
         for start in range(0, len(fresh), _CHUNK):
-            stored += _store(transaction, fresh[start : start + _CHUNK], settings)
+            stored += _store(transaction, fresh[start : start + _CHUNK], settings, near)
             progress(min(start + _CHUNK, len(fresh)), len(fresh))
         transaction.mark(mark)
     return SeedReport(
@@ -87,18 +90,15 @@ def import_seed(
     )
 
 
-def _store(transaction: StoreTransaction, rows: Sequence[_Row], settings: Settings) -> int:
-    counts = transaction.label_counts()
-    stored = 0
+def _store(transaction: StoreTransaction, rows: Sequence[_Row], settings: Settings, near: NearDuplicates) -> int:
+    batch = ExampleBatch(transaction, example_ids=[row.identity for row in rows], targets=[])
+    at = now()
     for row in rows:
-        if transaction.example(row.identity):
+        if batch.example(row.identity):
             continue
-        split = split_of(
-            row.identity,
-            label_count=counts.get(row.target, 0),
-            holdout=settings.holdout_share,
-            validation=settings.validation_share,
-        )
+        split = split_of(row.identity, holdout=settings.holdout_share, validation=settings.validation_share)
+        if batch.counts.get(row.target, 0) < ALWAYS_TRAINED:
+            split = Split.TRAIN
         example = Example(
             model=settings.model,
             example_id=row.identity,
@@ -112,10 +112,11 @@ def _store(transaction: StoreTransaction, rows: Sequence[_Row], settings: Settin
             selection_reason="seed",
             sources=["seed"],
         )
-        transaction.put_example(example, target_at=now(), target_by="seed")
-        counts[row.target] = counts.get(row.target, 0) + 1
-        stored += 1
-    return stored
+        batch.put_example(example, target_at=at, target_by="seed")
+        batch.draw(row.identity, Rank.SEED, split)
+    near.place(transaction, batch)
+    batch.flush()
+    return len(batch.draws)
 
 
 def _read(path: Path) -> bytes:
@@ -129,14 +130,14 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(path: Path, document: bytes, settings: Settings, key: bytes) -> list[_Row]:
-    task, masker = get_task(settings.task), Masker.of(settings.masking_policy)
+    reader = _Reader(settings, key)
     rows: list[_Row] = []
     faults: list[str] = []
     for number, line in enumerate(document.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(_parse_line(line, task, masker, settings, key))
+            rows.append(reader.read(line))
         except (ValueError, RecursionError, BadRecord) as error:
             faults.append(f"line {number}: {error}")
     if faults:
@@ -146,15 +147,23 @@ def _parse(path: Path, document: bytes, settings: Settings, key: bytes) -> list[
     return rows
 
 
-def _parse_line(line: bytes, task: Task, masker: Masker, settings: Settings, key: bytes) -> _Row:
-    row: Any = json.loads(line.decode())
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004  # a fault of the file, told like the others
-    if task.target_field not in row:
-        raise ValueError(f"the field {task.target_field!r} is missing")
-    fields = {name: row[name] for name in task.input_fields if name in row}
-    inputs = task.parse_inputs(masker.mask_inputs(clean(fields)), max_chars=settings.max_text_chars)
-    identity = example_id(key, model=settings.model, task=task.name, inputs=inputs)
-    return _Row(
-        identity=identity, inputs=inputs, target=task.parse_target(masker.mask_document(row[task.target_field]))
-    )
+class _Reader:
+    """Reads lines as feedback is read: cleaned, masked, checked."""
+
+    def __init__(self, settings: Settings, key: bytes) -> None:
+        self._task = get_task(settings.task)
+        self._masker = Masker.of(settings.masking_policy)
+        self._inputs = InputsReader(settings, key)
+
+    def read(self, line: bytes) -> _Row:
+        """One line. Raises ValueError, RecursionError or BadRecord for what is none."""
+        task = self._task
+        row: Any = json.loads(line.decode())
+        if not isinstance(row, dict):
+            raise ValueError("not a JSON object")  # noqa: TRY004  # a fault of the file, told like the others
+        if task.target_field not in row:
+            raise ValueError(f"the field {task.target_field!r} is missing")
+        fields = {name: row[name] for name in task.input_fields if name in row}
+        inputs, identity = self._inputs.read(fields)
+        target = task.parse_target(self._masker.mask_document(row[task.target_field]))
+        return _Row(identity=identity, inputs=inputs, target=target)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from core.events import Feedback
-from core.examples import StoreTransaction
+from core.examples import ExampleBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Belief:
 
 def believe(
     event: Feedback,
-    store: StoreTransaction,
+    store: ExampleBatch,
     *,
     example_id: str,
     target: str,

@@ -17,7 +17,7 @@ from core.runtime import Servable, files_to_load
 from core.sessions import wants_gpu
 from service.memory import available_bytes, check_fits, needed_bytes
 from service.metrics import SWAP_SECONDS, TRIALS_UNAVAILABLE
-from service.threads import LOWEST, at_low_priority
+from service.threads import at_low_priority
 from service.trial import Trial
 from service.warmup import TRIAL_SHAPES, warm_up
 
@@ -114,13 +114,13 @@ class Loader:
         return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not proved))
 
     def expect(self, version: str, *, sharing: Sequence[Servable] = ()) -> Servable | None:
-        """Fetch, try and load a version that may be promoted soon, where the processor is idle. Raises as :meth:`load`.
+        """Fetch, try and load a version that may be promoted soon, at the others' leisure. Raises as :meth:`load`.
 
         Returns:
             None where a promotion has nothing to wait for, or where there is no room for one more session.
         """
         self.expected = version
-        bundle, lends = at_low_priority(partial(self._fetch, version, sharing), niceness=LOWEST)
+        bundle, lends = at_low_priority(partial(self._fetch, version, sharing))
         del sharing  # a trial takes its time; what is let go meanwhile is to be freed
         if lends:
             return None
@@ -128,7 +128,7 @@ class Loader:
         if wants_gpu(self._device) or not self._has_room(bundle.manifest):
             return None
         proved = version in self._proved
-        return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not proved), niceness=LOWEST)
+        return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not proved))
 
     def check_speed(self, manifest: Manifest, live: Manifest) -> None:
         """Raise UnservableBundle where a version that :meth:`expect` loaded is much slower than the live one."""

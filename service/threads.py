@@ -13,10 +13,7 @@ from core.logs import get_logger
 from service.metrics import INTERNAL_ERRORS
 
 _AFTER_FAILURE_S: Final = 1.0
-LOW: Final = 5
-"""Niceness of what somebody waits for: of a contended core a quarter. It holds the interpreter's lock now and then."""
-LOWEST: Final = 19
-"""Of what nobody waits for: of a contended core a seventieth."""
+_LOW_PRIORITY: Final = 5  # of a contended core a quarter: it holds the interpreter's lock now and then, and must get on
 T = TypeVar("T")
 _log = get_logger()
 
@@ -76,14 +73,14 @@ class Loop:
             self._wake.clear()
 
 
-def at_low_priority(call: Callable[[], T], *, niceness: int = LOW) -> T:
+def at_low_priority(call: Callable[[], T]) -> T:
     """Call in a thread that the lanes and the event loop go before; returns or raises what the call does.
 
     Linux gives every thread a niceness of its own. Elsewhere there is only the process's, and nothing is changed. The
     thread is a new one each time: without privileges a niceness can be raised and never lowered again.
     """
     done: Future[T] = Future()
-    thread = threading.Thread(target=_run_at_low_priority, args=(call, done, niceness), name="load", daemon=True)
+    thread = threading.Thread(target=_run_at_low_priority, args=(call, done), name="load", daemon=True)
     thread.start()
     try:
         return done.result()
@@ -91,11 +88,11 @@ def at_low_priority(call: Callable[[], T], *, niceness: int = LOW) -> T:
         thread.join()
 
 
-def _run_at_low_priority(call: Callable[[], T], done: Future[T], niceness: int) -> None:
+def _run_at_low_priority(call: Callable[[], T], done: Future[T]) -> None:
     if sys.platform == "linux":
         thread = threading.get_native_id()
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, max(niceness, os.getpriority(os.PRIO_PROCESS, thread)))
+            os.setpriority(os.PRIO_PROCESS, thread, max(_LOW_PRIORITY, os.getpriority(os.PRIO_PROCESS, thread)))
     try:
         done.set_result(call())
     except BaseException as error:

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
@@ -91,6 +92,12 @@ def connected(engine: Engine, *, write: bool) -> Iterator[Connection]:
         raise BadRecord(f"the example store cannot keep this: {error.orig}") from error
     except (SQLAlchemyError, sqlite3.Error) as error:  # the driver's own come from preparing a connection
         raise StoreUnavailable(f"the example store cannot be used: {error}") from error
+
+
+def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An insert that can say what is to be done with rows that are there already."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return insert(table)
 
 
 def migrate(engine: Engine) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from core.events import Inputs, Split
 
 ALWAYS_TRAINED: Final = 5
-"""A label's first examples go to train, or a rare label could never be learned."""
+"""A label's first seeds go to train, or a rare label could never be learned."""
 
 
 def normalise(inputs: Inputs) -> Inputs:
@@ -30,17 +30,14 @@ def example_id(key: bytes, *, model: str, task: str, inputs: Inputs) -> str:
     return hmac.new(key, document.encode(), hashlib.sha256).hexdigest()[:32]
 
 
-def split_of(identity: str, *, label_count: int, holdout: float, validation: float) -> Split:
-    """The split of a new example, by its id.
+def split_of(identity: str, *, holdout: float, validation: float) -> Split:
+    """The split that an id draws; near-duplicates may set it aside.
 
     Args:
         identity: the example id.
-        label_count: examples of its label that are stored already.
         holdout: share that only judges.
         validation: share that only tunes.
     """
-    if label_count < ALWAYS_TRAINED:
-        return Split.TRAIN
     place = int(identity[-8:], 16) / 0x1_0000_0000
     if place < holdout:
         return Split.HOLDOUT

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import LeaseLost
 from core.events import now
 from core.examples import tables
-from core.examples.engine import connected
+from core.examples.engine import connected, insert_into
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +39,8 @@ class LeaseKeeper:
         table = tables.leases
         with connected(self._engine, write=True) as connection:
             at = _clock(connection)
-            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
             nobody = {"model": self._model, "lane": lane, "holder": "", "fencing": 0, "expires_at": at}
-            connection.execute(insert(table).on_conflict_do_nothing(), [nobody])
+            connection.execute(insert_into(connection, table).on_conflict_do_nothing(), [nobody])
             mine = (table.c.model == self._model, table.c.lane == lane)
             taken = connection.execute(
                 update(table)

@@ -152,6 +152,32 @@ class ExampleStore:
             count, oldest = connection.execute(query).one()
         return PendingFeedback(count=count, oldest=oldest)
 
+    # what pseudo-labels are made of
+
+    def confident(self, *, at_least: float, after: datetime | None, limit: int) -> list[Prediction]:
+        """Predictions of some confidence that nobody answered and no audit drew, made after a time, oldest first."""
+        table = tables.predictions
+        query = select(table.c.event).where(
+            table.c.model == self._model,
+            table.c.answered.is_(False),
+            table.c.audit.is_(False),
+            table.c.confidence >= at_least,
+        )
+        if after is not None:
+            query = query.where(table.c.at > after)
+        with connected(self._engine, write=False) as connection:
+            rows = connection.execute(query.order_by(table.c.at).limit(limit))
+            return [Prediction.model_validate(row.event) for row in rows]
+
+    def labelled(self, *, limit: int) -> list[Example]:
+        """Training examples that people labelled, chosen by their ids, which are as good as random."""
+        table = tables.examples
+        guesses = (Origin.PSEUDO_LABEL, Origin.IMPLICIT)
+        mine = (table.c.model == self._model, table.c.split == Split.TRAIN, table.c.origin.not_in(guesses))
+        query = select(table.c.event).where(*mine).order_by(table.c.example_id).limit(limit)
+        with connected(self._engine, write=False) as connection:
+            return [Example.model_validate(row.event) for row in connection.execute(query)]
+
     # what the trainer asks
 
     def examples(self, *, after: int = 0, through: int | None = None) -> list[Example]:

@@ -138,6 +138,21 @@ quarantine = Table(
     Index("quarantine_example", "model", "example_id"),
 )
 
+#: a target that somebody says is wrong for an example, without a better one
+rejections = Table(
+    "rejections",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("feedback_id", String(64), primary_key=True),
+    Column("prediction_id", String(64), nullable=False),
+    Column("example_id", String(64), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("annotator", String(200), nullable=False),
+    Column("trusted", Boolean, nullable=False),
+    Column("at", UtcDateTime(), nullable=False),
+    Index("rejections_example", "model", "example_id"),
+)
+
 examples = Table(
     "examples",
     metadata,
@@ -154,6 +169,38 @@ examples = Table(
     Column("target_by", String(64), nullable=False),
     Index("examples_seq", "model", "seq"),
     Index("examples_label", "model", "label"),
+)
+
+#: what an example drew, by which it or one near it may judge
+near_texts = Table(
+    "near_texts",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("example_id", String(64), primary_key=True),
+    Column("rank", Integer, nullable=False),
+    Column("drawn", String(20), nullable=False),
+    Column("crowded", Boolean, nullable=False),
+    Column("rejected", Boolean, nullable=False),
+)
+
+#: keyed MinHash bands: examples that share some are compared
+near_bands = Table(
+    "near_bands",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("band", BigInteger, primary_key=True),
+    Column("example_id", String(64), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+#: each pair of near examples, from both sides
+near_pairs = Table(
+    "near_pairs",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("example_id", String(64), primary_key=True),
+    Column("other_id", String(64), primary_key=True),
+    sqlite_with_rowid=False,
 )
 
 counters = Table(

@@ -1,16 +1,56 @@
 """One transaction on the example store: every effect of a batch of events, and the positions that go with it."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, func, or_, select, update
 
 from core.errors import Conflict
-from core.events import EXAMPLES, Command, Event, Example, Feedback, Outcome, Prediction, Split, encode, now
+from core.events import EXAMPLES, Command, Event, Example, Feedback, Origin, Outcome, Prediction, encode, now
 from core.examples import tables
+from core.examples.engine import insert_into
+from core.examples.near import NearRows
 from core.examples.review import ReviewWriter
+
+Stored = tuple[Example, datetime, str]
+"""An example with the time and the id of the feedback that set its target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuarantinedClaim:
+    """That an annotator claims a target that is not believed yet."""
+
+    feedback_id: str
+    example_id: str
+    target: str
+    annotator: str
+    at: datetime
+
+    @classmethod
+    def of(cls, event: Feedback, *, example_id: str) -> Self:
+        """What a feedback claims of an example."""
+        return cls(
+            feedback_id=event.feedback_id,
+            example_id=example_id,
+            target=str(event.target),
+            annotator=event.annotator,
+            at=event.at,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """That an annotator says a target is wrong for an example, without a better one."""
+
+    feedback_id: str
+    prediction_id: str
+    example_id: str
+    target: str
+    annotator: str
+    trusted: bool
+    at: datetime
 
 
 class StoreTransaction:
@@ -29,6 +69,11 @@ class StoreTransaction:
             .where(counters.c.model == model, counters.c.name == "examples")
             .values(value=counters.c.value)
         )
+
+    @property
+    def near(self) -> NearRows:
+        """What is known of near-duplicates."""
+        return NearRows(self._connection, self._model)
 
     # positions and the outbox
 
@@ -89,11 +134,11 @@ class StoreTransaction:
         found = (Prediction.model_validate(row.event) for row in rows)
         return {event.prediction_id: event for event in found}
 
-    def mark_answered(self, prediction_ids: Iterable[str]) -> None:
-        """Note that somebody has said something about predictions."""
+    def mark_answered(self, *prediction_ids: str) -> None:
+        """Take predictions off the review queue."""
         table = tables.predictions
-        which = and_(table.c.model == self._model, table.c.prediction_id.in_(set(prediction_ids)))
-        self._connection.execute(update(table).where(which).values(answered=True))
+        mine = (table.c.model == self._model, table.c.prediction_id.in_(prediction_ids))
+        self._connection.execute(update(table).where(*mine).values(answered=True))
 
     # feedback that waits for its prediction
 
@@ -140,101 +185,133 @@ class StoreTransaction:
             found |= {row.feedback_id for row in rows}
         return found
 
-    def add_outcome(self, outcome: Outcome) -> None:
-        """Write a row of the ledger; one that is there stays as it is."""
-        self._insert(tables.outcomes, outcome.model_dump(mode="python"))
+    def add_outcome(self, *outcomes: Outcome) -> None:
+        """Write rows of the ledger; one that is there stays as it is."""
+        if outcomes:
+            self._insert(tables.outcomes, *(outcome.model_dump(mode="python") for outcome in outcomes))
 
     # examples
 
-    def example(self, example_id: str) -> tuple[Example, datetime, str] | None:
+    def example(self, example_id: str) -> Stored | None:
         """An example with the time and the id of the feedback that set its target."""
+        return self.examples([example_id]).get(example_id)
+
+    def examples(self, ids: Iterable[str]) -> dict[str, Stored]:
+        """The examples of these ids, as far as they are here."""
         table = tables.examples
-        row = self._connection.execute(
+        rows = self._connection.execute(
             select(table.c.event, table.c.target_at, table.c.target_by).where(
-                table.c.model == self._model, table.c.example_id == example_id
+                table.c.model == self._model, table.c.example_id.in_(set(ids))
             )
-        ).first()
-        return (Example.model_validate(row.event), row.target_at, row.target_by) if row else None
+        )
+        found = ((Example.model_validate(row.event), row.target_at, row.target_by) for row in rows)
+        return {stored[0].example_id: stored for stored in found}
 
     def put_example(self, example: Example, *, target_at: datetime, target_by: str) -> Example:
         """Store an example (or its new state) under the next sequence number, and publish it."""
-        numbered = example.model_copy(update={"seq": self._next_seq(), "at": now()})
-        values: dict[str, Any] = {
-            "seq": numbered.seq,
-            "event": numbered.model_dump(mode="json"),
-            "label": str(numbered.target),
-            "origin": numbered.origin,
-            "split": numbered.split,
-            "selected": numbered.selected,
-            "target_at": target_at,
-            "target_by": target_by,
-        }
-        key = {"model": self._model, "example_id": numbered.example_id}
-        statement = self._insert_into(tables.examples).values(**key, **values)
-        self._connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
-        self.publish(EXAMPLES, numbered.example_id, numbered)
+        (numbered,) = self.put_examples([(example, target_at, target_by)])
         return numbered
 
-    def add_source(self, example: Example, source: str) -> None:
-        """Note one more source of an example; that is no news to anybody, so it gets no new sequence number."""
-        sources = sorted({*example.sources, source})
-        if sources != example.sources:
-            event = example.model_copy(update={"sources": sources}).model_dump(mode="json")
-            self._update(tables.examples, {"example_id": example.example_id}, event=event)
+    def put_examples(self, states: Sequence[Stored]) -> list[Example]:
+        """The same for several, each of another id, in their order."""
+        if not states:
+            return []
+        last, at = self._count_on(len(states)), now()
+        rows, published = [], []
+        for seq, (example, target_at, target_by) in enumerate(states, start=last - len(states) + 1):
+            numbered = example.model_copy(update={"seq": seq, "at": at})
+            published.append(numbered)
+            rows.append(
+                {
+                    "model": self._model,
+                    "example_id": numbered.example_id,
+                    "seq": seq,
+                    "event": numbered.model_dump(mode="json"),
+                    "label": str(numbered.target),
+                    "origin": numbered.origin,
+                    "split": numbered.split,
+                    "selected": numbered.selected,
+                    "target_at": target_at,
+                    "target_by": target_by,
+                }
+            )
+        key = ["model", "example_id"]
+        statement = insert_into(self._connection, tables.examples)
+        renewed = {name: statement.excluded[name] for name in rows[0] if name not in key}
+        self._connection.execute(statement.on_conflict_do_update(index_elements=key, set_=renewed), rows)
+        left = [
+            {"topic": EXAMPLES, "key": example.example_id, "value": encode(example), "at": at} for example in published
+        ]
+        self._insert(tables.outbox, *left)
+        return published
 
-    def renew_target(self, example: Example, *, target_at: datetime, target_by: str) -> None:
-        """Note that the target was said again: what was said before that, but comes later, does not replace it."""
+    def note(self, states: Sequence[Stored]) -> None:
+        """Keep what is no news to anybody (more sources, a target that was said again): no number, nothing published."""
         table = tables.examples
-        older = (table.c.target_at < target_at) | ((table.c.target_at == target_at) & (table.c.target_by < target_by))
-        key = {"model": self._model, "example_id": example.example_id}
-        values = {"target_at": target_at, "target_by": target_by}
-        self._connection.execute(update(table).where(*_equals(table, key), older).values(**values))
+        rows = [
+            {
+                "of": example.example_id,
+                "event": example.model_dump(mode="json"),
+                "target_at": target_at,
+                "target_by": target_by,
+            }
+            for example, target_at, target_by in states
+        ]
+        if rows:
+            mine = (table.c.model == self._model, table.c.example_id == bindparam("of"))
+            values: dict[str, Any] = {name: bindparam(name) for name in ("event", "target_at", "target_by")}
+            self._connection.execute(update(table).where(*mine).values(**values), rows)
 
-    def label_counts(self) -> dict[str, int]:
-        """How many examples each label has."""
+    def label_counts(self, origin: Origin | None = None) -> dict[str, int]:
+        """How many examples each label has, of all origins or of one."""
         table = tables.examples
         query = select(table.c.label, func.count()).where(table.c.model == self._model).group_by(table.c.label)
+        if origin is not None:
+            query = query.where(table.c.origin == origin)
         return {label: int(count) for label, count in self._connection.execute(query)}
 
-    def trained_count(self, label: str) -> int:
-        """How many examples of a label may be trained on."""
-        table = tables.examples
-        query = select(func.count()).where(
-            table.c.model == self._model, table.c.label == label, table.c.split == Split.TRAIN
-        )
-        return int(self._connection.execute(query).scalar_one())
-
-    def _next_seq(self) -> int:
+    def _count_on(self, count: int) -> int:
+        """Take so many sequence numbers; returns the last of them."""
         counters = tables.counters
         mine = and_(counters.c.model == self._model, counters.c.name == "examples")
-        self._connection.execute(update(counters).where(mine).values(value=counters.c.value + 1))
+        self._connection.execute(update(counters).where(mine).values(value=counters.c.value + count))
         return int(self._connection.execute(select(counters.c.value).where(mine)).scalar_one())
 
     # quarantine and commands
 
     def add_quarantined(self, event: Feedback, *, example_id: str) -> None:
         """Remember that an annotator claims a target that is not believed yet."""
-        self._insert(
-            tables.quarantine,
-            {
-                "model": self._model,
-                "feedback_id": event.feedback_id,
-                "example_id": example_id,
-                "target": str(event.target),
-                "annotator": event.annotator,
-                "at": event.at,
-            },
-        )
+        self.add_claims(QuarantinedClaim.of(event, example_id=example_id))
+
+    def add_claims(self, *claims: QuarantinedClaim) -> None:
+        """The same for several."""
+        if claims:
+            self._insert(tables.quarantine, *({"model": self._model, **vars(claim)} for claim in claims))
 
     def quarantined(self, *, target: str, example_id: str | None = None) -> dict[str, str]:
         """Claims of a target (for one example, or for any) that were not believed alone: annotator by feedback id."""
+        found = self.claims(targets=[target], example_ids=[])
+        return {claim.feedback_id: claim.annotator for claim in found if example_id in (None, claim.example_id)}
+
+    def claims(self, *, targets: Iterable[str], example_ids: Iterable[str]) -> list[QuarantinedClaim]:
+        """Claims that were not believed alone: those of one of the targets, and those about one of the examples."""
         table = tables.quarantine
-        query = select(table.c.feedback_id, table.c.annotator).where(
-            table.c.model == self._model, table.c.target == target
-        )
-        if example_id is not None:
-            query = query.where(table.c.example_id == example_id)
-        return {row.feedback_id: row.annotator for row in self._connection.execute(query)}
+        which = or_(table.c.target.in_(set(targets)), table.c.example_id.in_(set(example_ids)))
+        rows = self._connection.execute(select(table).where(table.c.model == self._model, which))
+        names = [field.name for field in fields(QuarantinedClaim)]
+        return [QuarantinedClaim(**{name: row[name] for name in names}) for row in rows.mappings()]
+
+    def add_rejections(self, *rejections: Rejection) -> None:
+        """Remember targets that somebody says are wrong."""
+        if rejections:
+            self._insert(tables.rejections, *({"model": self._model, **vars(item)} for item in rejections))
+
+    def rejections(self, example_ids: Iterable[str]) -> list[Rejection]:
+        """What was rejected of these examples, whether they are stored or not."""
+        table = tables.rejections
+        mine = (table.c.model == self._model, table.c.example_id.in_(set(example_ids)))
+        rows = self._connection.execute(select(table).where(*mine)).mappings()
+        return [Rejection(**{field.name: row[field.name] for field in fields(Rejection)}) for row in rows]
 
     def mark(self, name: str) -> None:
         """Note that something (a name of at most 20 characters) is done for this model."""
@@ -253,14 +330,7 @@ class StoreTransaction:
 
     def _insert(self, table: Table, *rows: dict[str, Any]) -> None:
         """Insert what is not there yet."""
-        self._connection.execute(self._insert_into(table).on_conflict_do_nothing(), list(rows))
-
-    def _insert_into(self, table: Table) -> postgresql.Insert | sqlite.Insert:
-        insert = postgresql.insert if self._connection.dialect.name == "postgresql" else sqlite.insert
-        return insert(table)
-
-    def _update(self, table: Table, key: dict[str, Any], **values: Any) -> None:
-        self._connection.execute(update(table).where(*_equals(table, {"model": self._model, **key})).values(**values))
+        self._connection.execute(insert_into(self._connection, table).on_conflict_do_nothing(), list(rows))
 
 
 def _equals(table: Table, key: dict[str, Any]) -> list[ColumnElement[bool]]:

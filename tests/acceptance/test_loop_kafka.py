@@ -22,7 +22,8 @@ def test_the_same_loop_runs_on_kafka(tmp_path: Path, kafka: str) -> None:
         for text in PICKUP:
             running.correct(text, "store_pickup")
         wait_until(lambda: "store_pickup" in running.live()["labels"], timeout_s=300, every_s=0.5, what="it is learned")
-        assert running.predict(PICKUP[0])["label"] == "store_pickup"
+        # the ids differ with the model's name, so that some of these may be held out
+        assert [running.predict(text)["label"] for text in PICKUP].count("store_pickup") >= len(PICKUP) // 2
         assert running.run("status", "--json", "--home", str(running.home)).returncode == 0
     except (AssertionError, subprocess.TimeoutExpired):
         for log in (running.home / "logs").glob("*.log"):

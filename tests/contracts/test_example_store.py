@@ -25,7 +25,7 @@ from core.events import (
     decode,
     now,
 )
-from core.examples import ExampleStore
+from core.examples import ExampleBatch, ExampleStore, StoreTransaction
 from core.examples.tables import metadata
 from tests.contracts.store_support import AT, a_feedback, a_prediction, an_example, an_outcome, put
 
@@ -183,16 +183,19 @@ def test_a_new_state_of_an_example_replaces_the_old_one_under_a_new_number(store
     assert [example.seq for example in store.examples(after=1, through=2)] == [2]
     with store.transaction() as transaction:
         assert transaction.label_counts() == {"a": 1, "b": 1}
-        assert (transaction.trained_count("a"), transaction.trained_count("b")) == (1, 0)
     assert store.example_counts() == {(Origin.CORRECTION, Split.TRAIN): 1, (Origin.CORRECTION, Split.HOLDOUT): 1}
+
+
+def _batch(transaction: StoreTransaction, *ids: str) -> ExampleBatch:
+    return ExampleBatch(transaction, example_ids=ids, targets=[])
 
 
 def test_one_more_source_is_kept_and_is_no_news(store: ExampleStore) -> None:
     put(store, an_example(1, sources=["f2"]))
     with store.transaction() as transaction:
-        found = transaction.example("e1")
-        assert found is not None
-        transaction.add_source(found[0], "f1")
+        batch = _batch(transaction, "e1")
+        batch.add_source(an_example(1), "f1")
+        batch.flush()
     (example,) = store.examples()
     assert (example.sources, example.seq) == (["f1", "f2"], 1)
     assert len(store.outbox()) == 1
@@ -203,11 +206,41 @@ def test_a_target_that_is_said_again_is_dated_by_the_later_word(store: ExampleSt
     dates = []
     for hours, by in [(-1, "z"), (0, "a"), (0, "g"), (2, "b"), (1, "z")]:
         with store.transaction() as transaction:
-            transaction.renew_target(an_example(1), target_at=AT + timedelta(hours=hours), target_by=by)
+            batch = _batch(transaction, "e1")
+            batch.renew_target(an_example(1), target_at=AT + timedelta(hours=hours), target_by=by)
+            batch.flush()
             found = transaction.example("e1")
             assert found is not None
             dates.append(((found[1] - AT).total_seconds() / 3600, found[2]))
     assert dates == [(0, "f"), (0, "f"), (0, "g"), (2, "b"), (2, "b")]
+
+
+def test_a_batch_sees_what_it_does_and_writes_it_once(store: ExampleStore) -> None:
+    put(store, an_example(1), an_example(2))
+    with store.transaction() as transaction:
+        transaction.add_quarantined(a_feedback(8, annotator="ann", target="new"), example_id="e9")
+        batch = ExampleBatch(transaction, example_ids=["e1", "e2", "e3"], targets=["a", "new"])
+        assert batch.example("e3") is None
+        for target in ("b", "c"):
+            batch.put_example(an_example(1, target=target), target_at=AT, target_by="f")
+            batch.put_example(an_example(3, target=target), target_at=AT, target_by="g")
+        batch.add_source(an_example(3), "f7")
+        batch.add_quarantined(a_feedback(9, annotator="bob", target="a"), example_id="e2")
+        batch.add_outcome(an_outcome(1))
+        assert batch.counts == {"a": 2, "b": 1}
+        assert batch.quarantined(target="new") == {"f8": "ann"}
+        assert batch.quarantined(target="a", example_id="e2") == {"f9": "bob"}
+        assert transaction.example("e3") is None
+        batch.flush()
+    assert [(item.example_id, item.seq, item.target, item.sources) for item in store.examples()] == [
+        ("e2", 2, "a", []),
+        ("e1", 3, "c", []),
+        ("e3", 4, "c", ["f7"]),
+    ]
+    assert [row.key for row in store.outbox()] == ["e1", "e2", "e1", "e3"]
+    assert store.outcome("f1") is not None
+    with store.transaction() as transaction:
+        assert transaction.quarantined(target="a") == {"f9": "bob"}
 
 
 def test_only_selected_training_examples_count_as_new(store: ExampleStore) -> None:
@@ -261,8 +294,8 @@ def test_predictions_are_kept_once(store: ExampleStore) -> None:
         transaction.add_predictions([])
         assert transaction.predictions(["p1", "p2", "p9"]) == {"p1": events[0], "p2": events[1]}
         assert transaction.predictions([]) == {}
-        transaction.mark_answered(["p4", "unknown"])
-        transaction.mark_answered([])
+        transaction.mark_answered("p4", "unknown")
+        transaction.mark_answered()
 
 
 def test_a_large_batch_fits_into_one_transaction(store: ExampleStore) -> None:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from core.events import Split
 from core.examples import example_id, normalise, split_of
-from core.examples.identity import ALWAYS_TRAINED
 
 KEY = b"k" * 32
 
@@ -46,22 +45,13 @@ def test_the_order_of_fields_is_no_part_of_the_id() -> None:
 
 
 def test_the_splits_get_their_shares() -> None:
-    splits = Counter(
-        split_of(_id(f"text {number}"), label_count=ALWAYS_TRAINED, holdout=0.15, validation=0.1)
-        for number in range(5_000)
-    )
+    splits = Counter(split_of(_id(f"text {number}"), holdout=0.15, validation=0.1) for number in range(5_000))
     assert splits[Split.HOLDOUT] / 5_000 == pytest.approx(0.15, abs=0.02)
     assert splits[Split.VALIDATION] / 5_000 == pytest.approx(0.10, abs=0.02)
 
 
-def test_the_first_examples_of_a_label_are_trained_on() -> None:
-    for count in range(ALWAYS_TRAINED):
-        assert split_of(_id("text"), label_count=count, holdout=0.5, validation=0.5) == Split.TRAIN
-    assert split_of(_id("text"), label_count=ALWAYS_TRAINED, holdout=1.0, validation=0.0) == Split.HOLDOUT
-
-
 @given(text=st.text(max_size=10), holdout=st.floats(0, 0.5), more=st.floats(0, 0.5))
 def test_a_larger_holdout_keeps_what_a_smaller_one_had(text: str, holdout: float, more: float) -> None:
-    small = split_of(_id(text), label_count=9, holdout=holdout, validation=0.0)
-    large = split_of(_id(text), label_count=9, holdout=holdout + more, validation=0.0)
+    small = split_of(_id(text), holdout=holdout, validation=0.0)
+    large = split_of(_id(text), holdout=holdout + more, validation=0.0)
     assert not (small == Split.HOLDOUT and large != Split.HOLDOUT)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-import feedback.assess
 from core.errors import Retryable
 from core.events import EXAMPLES, Command, OutcomeStatus, encode
 from core.examples import ExampleStore
@@ -123,10 +122,10 @@ def test_a_record_that_makes_the_program_fail_is_tried_three_times_and_holds_up_
 
 
 def test_a_prediction_that_makes_early_feedback_fail_settles_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Any) -> Any:
+    def fail(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(feedback.assess, "clean", fail)
+    monkeypatch.setattr("feedback.cleaning.Cleaner.clean", fail)
     with running(settings_for(home)) as around:
         around.send(said(1, 1, "beta"))
         wait_until(lambda: around.store.is_pending("f1"))
@@ -172,8 +171,9 @@ def test_an_event_that_no_log_takes_is_left_out_and_holds_up_nobody(home: Path) 
 @pytest.mark.parametrize("label", ['it\'s "so": {x}', "送金 🎁", "a\\b;--'", "<b>", "%s %(x)s", "a" * 200])
 def test_a_label_with_odd_characters_is_kept_and_no_metric_shows_it(home: Path, label: str) -> None:
     with running(settings_for(home)) as around:
+        around.send(said(1, text="x", target=label))
+        around.drain()
         around.send(
-            said(1, text="x", target=label),
             said(2, text="x", target="alpha"),
             said(3, text="y", target=label, trusted=False),
         )

@@ -24,7 +24,12 @@ def store(tmp_path: Path) -> Iterator[ExampleStore]:
 
 
 def _rows(count: int, labels: int = 2) -> list[dict[str, Any]]:
-    return [{"text": f"text number {number}", "label": f"label {number % labels}"} for number in range(count)]
+    return [{"text": _text(number), "label": f"label {number % labels}"} for number in range(count)]
+
+
+def _text(number: int) -> str:
+    """Words of its own for each number, so that no two texts are near each other."""
+    return " ".join(f"{number * factor % 9973:x}" for factor in (1, 7, 31, 101, 999))
 
 
 def _file(folder: Path, content: bytes | list[dict[str, Any]], name: str = "seed.jsonl") -> Path:
@@ -98,10 +103,10 @@ def test_an_import_that_was_interrupted_leaves_nothing_and_can_be_repeated(
 
 
 def test_of_doubles_the_first_holds_and_contradictions_are_told(store: ExampleStore, tmp_path: Path) -> None:
-    rows = [*_rows(4), {"text": " TEXT  number 0", "label": "label 0"}, {"text": "text number 1", "label": "label 0"}]
+    rows = [*_rows(4), {"text": f" {_text(0).upper()}", "label": "label 0"}, {"text": _text(1), "label": "label 0"}]
     report = _load(store, _file(tmp_path, rows))
     assert (report.rows, report.stored, report.duplicates, report.conflicts) == (6, 4, 1, 1)
-    assert {example.inputs["text"]: example.target for example in store.examples()}["text number 1"] == "label 1"
+    assert {example.inputs["text"]: example.target for example in store.examples()}[_text(1)] == "label 1"
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "with a byte order mark"])

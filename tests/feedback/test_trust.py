@@ -160,17 +160,26 @@ def test_a_confirmation_makes_the_answer_the_target(settled: Bench) -> None:
     assert (settled.example().target, settled.example().origin) == ("gamma", Origin.CONFIRMATION)
 
 
-def test_a_rejection_is_noted_answers_the_review_and_teaches_nothing(settled: Bench) -> None:
+def test_a_rejection_is_noted_teaches_nothing_and_the_review_still_asks(settled: Bench) -> None:
     made = prediction(1)
     settled.settle(made)
-    waiting = Waiting(prediction_id="p1", lot=0.5, probability=None, doubt=0.5, at=made.at)
     with settled.store.transaction() as transaction:
-        transaction.review.add([waiting])
-        assert transaction.review.members(["p1"]) == {"p1": None}
+        transaction.review.add([Waiting(prediction_id="p1", lot=0.5, probability=None, doubt=0.5, at=made.at)])
     assert _status(settled, feedback(1, 1, kind=FeedbackKind.REJECT)) == [ACCEPTED]
     assert settled.store.examples() == []
     with settled.store.transaction() as transaction:
+        assert transaction.review.members(["p1"]) == {"p1": None}
+    assert _status(settled, feedback(2, 1, "beta")) == [ACCEPTED]
+    with settled.store.transaction() as transaction:
         assert transaction.review.members(["p1"]) == {}
+
+
+def test_a_holdout_text_whose_label_is_rejected_judges_no_more_until_it_has_another(settled: Bench) -> None:
+    settled.settle(*_audit(1, "beta"), prediction("again", "text 1", "beta"))
+    settled.settle(feedback("no", "again", kind=FeedbackKind.REJECT))
+    assert (settled.example().origin, settled.example().split) == (Origin.AUDIT, Split.BARRED)
+    settled.settle(feedback("yes", target="gamma", text="text 1"))
+    assert (settled.example().origin, settled.example().split) == (Origin.AUDIT, Split.HOLDOUT)
 
 
 def test_a_signal_weighs_less_and_does_not_unsay_what_a_person_said(settled: Bench) -> None:
@@ -239,7 +248,7 @@ def test_an_asked_answer_on_a_prediction_that_was_not_drawn_is_no_audit(settled:
     assert (settled.example().origin, settled.example().sampling_probability) == (Origin.CORRECTION, None)
 
 
-def test_an_audit_stays_one_when_it_is_corrected_and_a_training_example_never_becomes_one(settled: Bench) -> None:
+def test_an_audit_stays_one_when_it_is_corrected_and_makes_one_of_what_was_volunteered(settled: Bench) -> None:
     settled.settle(*_audit(1, "beta"), feedback("again", target="gamma", text="text 1"))
     audit = settled.example()
     assert (audit.target, audit.origin, audit.split, audit.sampling_probability) == (
@@ -247,13 +256,24 @@ def test_an_audit_stays_one_when_it_is_corrected_and_a_training_example_never_be
     )  # fmt: skip
     settled.settle(feedback("first", target="beta", text="text 2"))
     settled.settle(*_audit(2, "gamma"))
-    trained = settled.store.examples()[-1]
+    audited = settled.store.examples()[-1]
+    assert (audited.target, audited.origin, audited.split) == ("gamma", Origin.AUDIT, Split.HOLDOUT)
+    assert audited.sampling_probability == 0.25
+
+
+def test_a_seed_that_trains_is_no_audit_whoever_is_asked_about_it(settled: Bench) -> None:
+    settled.settle(feedback("first", target="beta", text="text 1"))
+    with settled.store.transaction() as transaction:
+        (stored, *said), *_ = transaction.examples([settled.example().example_id]).values()
+        seed = stored.model_copy(update={"origin": Origin.SEED, "sources": ["seed"]})
+        transaction.put_example(seed, target_at=said[0], target_by=said[1])
+    settled.settle(*_audit(1, "gamma"))
+    trained = settled.example()
     assert (trained.target, trained.origin, trained.split) == ("gamma", Origin.CORRECTION, Split.TRAIN)
 
 
-def test_corrections_judge_by_chance_and_never_with_a_labels_first(home: Path) -> None:
+def test_corrections_judge_by_chance(home: Path) -> None:
     with bench(home, holdout_share=0.5, validation_share=0.0) as found:
-        found.settle(*(feedback(number, target="beta", text=f"text {number}") for number in range(60)))
+        found.settle(*(feedback(number, target="beta", text=f"{number * 7919:o}") for number in range(60)))
         splits = [example.split for example in found.store.examples()]
-    assert splits[:5] == [Split.TRAIN] * 5
     assert 15 <= splits.count(Split.HOLDOUT) <= 40

@@ -1,5 +1,6 @@
 """No bad version ever answers: it is refused with the reason, on record, and the service does not suffer."""
 
+import ctypes
 import gc
 import time
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ import pytest
 
 from core.errors import BundleError
 from core.status import read_status
-from service.allocator import trim
 from tests.service.bad_versions import KINDS
 from tests.service.serving import Served, champion, promote, serving, settings_for
 from tests.support import wait_until
@@ -79,7 +79,7 @@ def test_bad_versions_leave_nothing_behind(steady: Served) -> None:
             with pytest.raises(BundleError):
                 loader.load(name_of(kind))
         gc.collect()
-        trim()
+        ctypes.CDLL(None).malloc_trim(0)
         sizes.append(process.memory_info().rss / 2**20)
         now = (len(process.open_files()), len(process.children(recursive=True)), process.num_threads())
         if turn == 0:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+import service.loading
+import service.swap
+from service.memory import needed_bytes
 from service.program import Program
 from service.scout import Scout
 from tests.service.bad_versions import loop_of, with_nan
@@ -33,21 +36,62 @@ def scouted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
         yield served
 
 
-def trials() -> float:
-    return REGISTRY.get_sample_value("ratchet_swap_seconds_count", {"phase": "trial"}) or 0.0
+def done(phase: str) -> float:
+    return REGISTRY.get_sample_value("ratchet_swap_seconds_count", {"phase": phase}) or 0.0
 
 
-def test_a_promotion_does_not_wait_for_a_trial_that_was_held_before(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def is_ready(served: Served, version: str) -> bool:
+    return version in [servable.version for servable in served.program.swapper.loaded()]
+
+
+def test_a_promotion_does_not_wait_for_what_was_done_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with scouted(home, monkeypatch) as served:
-        before = trials()
+        before = done("trial"), done("load")
         publish(home, "v-0002", favour="beta")
-        wait_until(lambda: trials() == before + 1)
+        wait_until(lambda: is_ready(served, "v-0002"))
         assert served.live() == "v-0001"
         promote(home, "v-0002")
         wait_until(lambda: served.predict()["label"] == "beta")
-        assert trials() == before + 1
+        assert (done("trial"), done("load")) == (before[0] + 1, before[1] + 1)
+        promote(home, "v-0001")  # what answered before is still at hand
+        wait_until(lambda: served.predict()["label"] == "alpha")
+        assert done("load") == before[1] + 1
+
+
+def test_a_version_that_is_ready_is_refused_where_it_is_slower_than_the_live_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scouted(home, monkeypatch) as served:
+        publish(home, "v-0002", edit=loop_of(15_000))  # fast enough for a service with nothing live
+        wait_until(lambda: is_ready(served, "v-0002"))
+        promote(home, "v-0002")
+        wait_until(lambda: registry_of(home).summary("v-0002").refusals != [])
+        (refusal,) = registry_of(home).summary("v-0002").refusals
+        assert "the live version takes" in refusal["reason"]
+        assert served.live() == "v-0001"
+
+
+def test_a_version_is_not_kept_ready_for_ever(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.swap, "_EXPECTED_S", 0.5)
+    with scouted(home, monkeypatch) as served:
+        publish(home, "v-0002", favour="beta")
+        wait_until(lambda: is_ready(served, "v-0002"))
+        wait_until(lambda: not is_ready(served, "v-0002"))
+        promote(home, "v-0002")
+        wait_until(lambda: served.live() == "v-0002")
+
+
+def test_a_version_is_not_made_ready_where_memory_is_short(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with scouted(home, monkeypatch) as served:
+        needed = needed_bytes(publish(home, "v-0002", favour="beta").manifest)
+        monkeypatch.setattr(service.loading, "available_bytes", lambda: 2 * needed)
+        publish(home, "v-0003", favour="gamma")
+        before = done("trial")
+        wait_until(lambda: done("trial") > before)
+        time.sleep(0.3)
+        assert not is_ready(served, "v-0003")
+        promote(home, "v-0003")
+        wait_until(lambda: served.live() == "v-0003")
 
 
 def test_a_version_that_fails_early_is_refused_only_when_it_is_promoted(home: Path) -> None:

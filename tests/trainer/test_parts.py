@@ -96,6 +96,7 @@ def test_the_pool_never_trains_on_what_judges() -> None:
     examples = [
         example("old", "a", seq=1), example("new", "b", seq=5), example("known", "a", seq=6, selected=False),
         example("tune", "a", seq=7, split=Split.VALIDATION),
+        *(example("barred", "c", seq=8, split=Split.BARRED, origin=origin) for origin in Origin),
         held(Origin.SEED), held(Origin.AUDIT), held(Origin.CORRECTION), held(Origin.CONFIRMATION),
     ]  # fmt: skip
     pool = make_pool(examples, after=4)
