@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import bindparam, delete, func, select
 
 from core.errors import StoreUnavailable
-from core.events import Command, Example, Origin, Outcome, Split
+from core.events import Command, Example, Origin, Outcome, Prediction, Split
 from core.examples import tables
 from core.examples.engine import connected, migrate, open_engine
 from core.examples.leases import LeaseKeeper

@@ -169,9 +169,40 @@ def test_a_rejection_is_noted_teaches_nothing_and_the_review_still_asks(settled:
     assert settled.store.examples() == []
     with settled.store.transaction() as transaction:
         assert transaction.review.members(["p1"]) == {"p1": None}
-    assert _status(settled, feedback(2, 1, "beta")) == [ACCEPTED]
+    settled.settle(feedback(2, 1, "beta"))
+    assert (settled.example().target, settled.example().split) == ("beta", Split.TRAIN)
     with settled.store.transaction() as transaction:
         assert transaction.review.members(["p1"]) == {}
+
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("said", "rejected", "split"),
+    [
+        ({}, {}, Split.BARRED),
+        ({"at": START + timedelta(seconds=2)}, {}, Split.TRAIN),
+        ({"target": "beta", "kind": FeedbackKind.CORRECT}, {}, Split.TRAIN),
+        ({}, {"trusted": False}, Split.TRAIN),
+        ({"trusted": False, "at": START + timedelta(seconds=2)}, {}, Split.BARRED),
+        ({"kind": FeedbackKind.IMPLICIT, "target": "alpha"}, {"trusted": False}, Split.BARRED),
+    ],
+    ids=["later", "said again", "another label", "a stranger's", "against a stranger", "against a signal"],
+)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_a_text_is_not_trained_on_with_a_label_that_a_stronger_or_later_word_rejects(
+    settled: Bench, said: dict[str, Any], rejected: dict[str, Any], split: Split, order: tuple[int, int]
+) -> None:
+    word = feedback(1, 1, **{"kind": FeedbackKind.CONFIRM, "at": START, **said})
+    rejection = feedback(2, 1, kind=FeedbackKind.REJECT, at=START + timedelta(seconds=1), **rejected)
+    settled.settle(prediction(1))
+    for place in order:
+        settled.settle((word, rejection)[place])
+    example = settled.example()
+    assert (example.split, bool(example.split_reason)) == (split, split == Split.BARRED)
+    settled.settle(feedback(3, 1, "gamma", at=START + timedelta(seconds=3)))
+    assert (settled.example().target, settled.example().split) == ("gamma", Split.TRAIN)
 
 
 def test_a_holdout_text_whose_label_is_rejected_judges_no_more_until_it_has_another(settled: Bench) -> None:
