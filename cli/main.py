@@ -202,6 +202,21 @@ def predict(
 
 
 @app.command()
+def review(
+    url: Url = _LOCAL,
+    key: Key = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="End after so many answers.")] = 50,
+) -> None:
+    """Answer in the terminal what the review queue asks: the predictions most worth a human answer."""
+    from cli.client import Client
+    from cli.review import review as ask_for_answers
+
+    with Client(url, key) as client:
+        given = ask_for_answers(client, limit=limit, console=_console(), ask=input)
+    _console().print(f"{given} answers given")
+
+
+@app.command()
 def train(url: Url = _LOCAL, key: Key = None, reason: Reason = "by hand") -> None:
     """Ask for a training run now."""
     from cli.client import Client

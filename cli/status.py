@@ -10,6 +10,7 @@ from core.errors import RatchetError
 from core.eventlog import open_log
 from core.events import INTERACTIONS, now
 from core.examples import ExampleStore
+from core.examples.review_report import DAY, estimate_accuracy
 from core.registry import Registry
 from core.settings import Settings
 from core.status import PROGRAMS, read_status
@@ -22,6 +23,7 @@ def collect_status(settings: Settings) -> dict[str, Any]:
         "programs": {name: _program(settings, name) for name in PROGRAMS},
         "registry": _guarded(lambda: _registry(settings)),
         "examples": _guarded(lambda: _examples(settings)),
+        "review": _guarded(lambda: _review(settings)),
         "log": _guarded(lambda: _log(settings)),
     }
 
@@ -97,6 +99,27 @@ def _examples(settings: Settings) -> dict[str, Any]:
         store.close()
 
 
+def _review(settings: Settings) -> dict[str, Any]:
+    """What waits for people, and how right the model is by their answers."""
+    if _is_missing(settings.examples_url, settings.home / "examples.db"):
+        return {"waiting": 0}
+    store = ExampleStore(settings.example_store_url, settings.model)
+    try:
+        with store.review() as review:
+            counts = review.counts(since=now() - DAY)
+            accuracy = estimate_accuracy(review)
+        return {
+            "waiting": counts.chosen + counts.drawn,
+            "answered_in_24_hours": counts.answered,
+            "accuracy": None
+            if accuracy["share"] is None
+            else f"{accuracy['share']:.1%} (95 %: {accuracy['low']:.1%} to {accuracy['high']:.1%})",
+            "accuracy_answers": accuracy["answers"],
+        }
+    finally:
+        store.close()
+
+
 def _sum(counts: dict[Any, int], place: int) -> dict[str, int]:
     found: dict[str, int] = {}
     for key, count in counts.items():
@@ -130,7 +153,7 @@ def print_status(found: dict[str, Any], console: Console) -> None:
     for name, program in found["programs"].items():
         progress = f" {program['done']}/{program['total']}" if program.get("total") else ""
         table.add_row(name, program["state"], f"{program.get('detail', '')}{progress}")
-    for name in ("registry", "examples", "log"):
+    for name in ("registry", "examples", "review", "log"):
         part = found[name]
         facts = ", ".join(f"{key} {value}" for key, value in part.items() if not isinstance(value, dict))
         table.add_row(name, "out of reach" if "error" in part else "ok", facts)

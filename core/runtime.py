@@ -214,6 +214,11 @@ class Servable:
         """The numbers that its graph calculates with."""
         return str(self.manifest.artefact.precision if self.manifest.artefact else Precision.FP32)
 
+    @property
+    def head(self) -> LinearHead | None:
+        """The linear head on the embedding, where it is apart from the graph."""
+        return self._head
+
     def shares_session_with(self, other: "Servable") -> bool:
         """True if both run on the very same session."""
         return self.engine is other.engine

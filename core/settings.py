@@ -177,6 +177,19 @@ class Settings(BaseSettings):
     selection_min_score: float = Field(
         default=0.1, ge=0, le=1, description="confirmed and implicit examples scored lower are not trained on as new"
     )
+    review_selection: str = Field(
+        default="combined", description="strategy that chooses the predictions which people are asked about"
+    )
+    review_pool: int = Field(
+        default=2000, ge=0, le=20_000, description="predictions that may wait for a human answer; 0: no review queue"
+    )
+    review_budget: int = Field(
+        default=0, ge=0, description="answers that the review queue asks for in 24 hours; 0: as many as are given"
+    )
+    review_random_share: float = Field(
+        default=0.1, gt=0, le=1, description="share of the review queue drawn by lot: accuracy is estimated from it"
+    )
+    review_days: float = Field(default=7.0, gt=0, le=30, description="days that a prediction waits for an answer")
     implicit_weight: float = Field(
         default=0.3, ge=0, le=1, description="weight of an implicit signal against a correction"
     )
@@ -207,6 +220,9 @@ class Settings(BaseSettings):
     replay_minimum: int = Field(default=256, ge=0, description="replayed examples of a run, at least")
     epochs: int = Field(default=3, ge=1, description="passes over the training set of a run")
     run_examples: int = Field(default=4000, ge=1, description="new examples that one run fine-tunes on, at most")
+    run_selection: str = Field(
+        default="random", description="strategy that chooses them where there are more; random: each label in turn"
+    )
     learning_rate: float = Field(default=1e-4, gt=0, description="peak learning rate of the encoder")
     batch_size: int = Field(default=16, ge=1, description="texts of one training step")
     seed: int = Field(default=0, ge=0, description="seed of everything random in training")

@@ -47,7 +47,7 @@ def compare(first: Sequence[bool], second: Sequence[bool]) -> PairedDifference:
     )
 
 
-def wilson_interval(right: int, count: int, z: float = Z_95_TWO_SIDED) -> tuple[float, float]:
+def wilson_interval(right: float, count: float, z: float = Z_95_TWO_SIDED) -> tuple[float, float]:
     """Confidence interval of a proportion. Wilson, "Probable inference", JASA 22 (1927)."""
     if count == 0:
         return 0.0, 1.0
@@ -55,3 +55,36 @@ def wilson_interval(right: int, count: int, z: float = Z_95_TWO_SIDED) -> tuple[
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     spread = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(0.0, middle - spread), min(1.0, middle + spread)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A share estimated from a sample, with its 95 % interval."""
+
+    #: answers in the sample
+    count: int
+    #: as many answers of equal weight would say as much
+    effective: float
+    share: float
+    low: float
+    high: float
+
+
+def estimate_share(right: Sequence[bool], probabilities: Sequence[float]) -> Estimate:
+    """The share of a whole from a sample whose members were each drawn with a probability of their own.
+
+    Each counts the inverse of its probability (Horvitz and Thompson, JASA 47, 1952), the share is that of the total weight
+    (Hájek's ratio, which is steadier), and the interval is Wilson's for Kish's effective sample size (Survey Sampling, 1965).
+
+    Args:
+        right: whether each member has what is counted.
+        probabilities: with which each was drawn; above 0.
+    """
+    weights = [1.0 / probability for probability in probabilities]
+    total, squares = sum(weights), sum(weight * weight for weight in weights)
+    if not total:
+        return Estimate(count=0, effective=0.0, share=0.0, low=0.0, high=1.0)
+    share = sum(weight for weight, is_right in zip(weights, right, strict=True) if is_right) / total
+    effective = total * total / squares
+    low, high = wilson_interval(share * effective, effective)
+    return Estimate(count=len(weights), effective=effective, share=share, low=low, high=high)

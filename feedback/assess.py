@@ -1,6 +1,6 @@
 """From joined feedback to an outcome, and to an Example where it is worth one: clean, identify, believe, score, store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +10,15 @@ from core.errors import BadRecord
 from core.events import Example, Feedback, FeedbackKind, Inputs, Origin, Outcome, OutcomeStatus, Split
 from core.examples import ExampleBatch, ExampleStore, Rank, Rejection, Stored, StoreTransaction, split_of
 from core.masking import Masker
+from core.selection import get_score
 from core.settings import Settings
 from core.tasks import get_task
+from feedback.answers import draws_of, note_answers
 from feedback.join import Joined
 from feedback.live import LiveModel
 from feedback.near import NearDuplicates
 from feedback.near.duplicates import rank_of
 from feedback.reading import InputsReader
-from feedback.selection import get_strategy
 from feedback.trust import Belief, believe
 from feedback.words import is_implicit, strength, strength_of, weigh_rejections
 
@@ -36,6 +37,8 @@ class _Claim:
     inputs: Inputs
     target: str
     identity: str
+    #: the probability with which its prediction was drawn by lot; None where it was not, or where nobody asked
+    draw: float | None
 
     @property
     def event(self) -> Feedback:
@@ -67,7 +70,7 @@ class Assessor:
         self._task = get_task(settings.task)
         self._masker = Masker.of(settings.masking_policy)
         self._reader = InputsReader(settings, key)
-        self._strategy = get_strategy(settings.selection)
+        self._score_by = get_score(settings.selection)
         self._near = NearDuplicates(key, model=settings.model, copies=settings.near_copies)
 
     def catch_up(self, store: ExampleStore) -> bool:
@@ -76,7 +79,9 @@ class Assessor:
 
     def assess(self, store: StoreTransaction, joined: Sequence[Joined]) -> list[Outcome]:
         """Settle feedback, in order; outcomes and examples are written into the transaction."""
-        said, refused = self._claims(joined)
+        draws = draws_of(store, joined)
+        said, refused = self._claims(joined, draws)
+        note_answers(store, self._task, [claim.joined for claim in said], draws)
         claims = [claim for claim in said if claim.event.kind != FeedbackKind.REJECT]
         batch = ExampleBatch(
             store, example_ids=[claim.identity for claim in said], targets=[claim.target for claim in claims]
@@ -100,24 +105,24 @@ class Assessor:
         batch.flush()
         return outcomes
 
-    def _claims(self, joined: Sequence[Joined]) -> tuple[list[_Claim], list[Outcome]]:
+    def _claims(self, joined: Sequence[Joined], draws: Mapping[str, float]) -> tuple[list[_Claim], list[Outcome]]:
         """Feedback that says what a target is or is not, and the outcomes of what cannot be read."""
         outcomes, claims = [], []
         for item in joined:
             try:
-                claims.append(self._claim(item))
+                claims.append(self._claim(item, draws.get(item.feedback.feedback_id)))
             except BadRecord as error:
                 outcomes.append(self._outcome(item, OutcomeStatus.REJECTED, self._masker.mask(str(error))))
         return claims, outcomes
 
-    def _claim(self, item: Joined) -> _Claim:
+    def _claim(self, item: Joined, draw: float | None) -> _Claim:
         """Clean, mask and check. Raises InvalidInput, or InvalidTarget."""
         event, prediction = item.feedback, item.prediction
         inputs, identity = self._reader.read(prediction.inputs if prediction else event.inputs or {})
         target = event.target
         if target is None and event.kind in (FeedbackKind.CONFIRM, FeedbackKind.REJECT) and prediction:
             target = self._task.target_of(prediction.output)
-        return _Claim(joined=item, inputs=inputs, target=self._task.parse_target(target), identity=identity)
+        return _Claim(joined=item, inputs=inputs, target=self._task.parse_target(target), identity=identity, draw=draw)
 
     def _reject(self, batch: ExampleBatch, claim: _Claim) -> Outcome:
         """Record that a prediction was wrong. It stays in the review queue, where somebody may know what is right."""
@@ -141,7 +146,7 @@ class Assessor:
         if probabilities is None:
             return [_Scored(probability=None, score=1.0, reason="no live model yet") for _ in claims]
         seeds: NDArray[np.uint64] = np.array([int(claim.identity[:15], 16) for claim in claims], dtype=np.uint64)
-        scores = self._strategy(probabilities, seeds=seeds)
+        scores = self._score_by(probabilities, seeds=seeds)
         column = {label: index for index, label in enumerate(self._live.labels)}
         found = []
         for row, claim in enumerate(claims):
@@ -201,8 +206,7 @@ class Assessor:
         example, target_at, target_by = stored
         if rank_of(example.origin, example.sources) == Rank.SEED:
             return stored
-        prediction = claim.joined.prediction
-        chances = [example.sampling_probability, prediction.audit_probability if prediction else None]
+        chances = [example.sampling_probability, claim.draw]
         audit = {
             "origin": Origin.AUDIT,
             "split": Split.HOLDOUT,
@@ -264,7 +268,6 @@ class Assessor:
     def _new_example(self, claim: _Claim, scored: _Scored, belief: Belief, split: Split) -> Example:
         event = claim.event
         origin = self._origin(claim)
-        prediction = claim.joined.prediction
         return Example(
             model=event.model,
             example_id=claim.identity,
@@ -276,7 +279,7 @@ class Assessor:
             # An audit is a random draw, and judges; trained on, it would be neither.
             split=Split.HOLDOUT if origin == Origin.AUDIT else split,
             selected=self._is_selected(event, scored),
-            sampling_probability=prediction.audit_probability if prediction and origin == Origin.AUDIT else None,
+            sampling_probability=claim.draw,
             weight=self._weight(event),
             trust=belief.trust,
             selection_score=scored.score,
@@ -286,11 +289,7 @@ class Assessor:
 
     def _origin(self, claim: _Claim) -> Origin:
         """An answer that was asked for on a randomly drawn prediction is an audit; volunteered ones are biased."""
-        event, prediction = claim.event, claim.joined.prediction
-        drawn = prediction is not None and prediction.audit_probability is not None
-        if event.asked and event.trusted and drawn and event.kind != FeedbackKind.IMPLICIT:
-            return Origin.AUDIT
-        return _ORIGINS[event.kind]
+        return _ORIGINS[claim.event.kind] if claim.draw is None else Origin.AUDIT
 
     def _is_selected(self, event: Feedback, scored: _Scored) -> bool:
         return event.kind == FeedbackKind.CORRECT or scored.score >= self._settings.selection_min_score

@@ -25,9 +25,10 @@ from core.settings import Settings, id_key, without_password
 from core.status import StatusFile
 from feedback import metrics
 from feedback.assess import Assessor
-from feedback.join import Batch, give_up, give_up_on, join
+from feedback.join import Batch, Joined, give_up, give_up_on, join
 from feedback.live import LiveModel
 from feedback.pseudo_labels import PseudoLabeller
+from feedback.review import ReviewQueue
 
 _TRIES: Final = 3
 _SWEEP_S: Final = 5.0
@@ -52,6 +53,7 @@ class Consumer:
         self._key = id_key(settings)
         self._assessor = Assessor(settings, self._live, self._key)
         self._pseudo_labeller = PseudoLabeller(settings, self._live, self._key)
+        self._review = ReviewQueue(settings, self._live)
         self._consumer = settings.consumer
         self._status = StatusFile(settings.home, "feedback")
         self._stop = threading.Event()
@@ -161,10 +163,15 @@ class Consumer:
             batch = Batch.of(events, model=self._settings.model)
             for command in batch.commands:
                 store.add_command(command)
-            outcomes = self._assessor.assess(store, join(store, batch))
+            outcomes = self._assessor.assess(store, self._joined(store, batch))
         for event in events:
             metrics.EVENTS.labels(type=getattr(event, "type", "other")).inc()
         _count(outcomes)
+
+    def _joined(self, store: StoreTransaction, batch: Batch) -> list[Joined]:
+        joined = join(store, batch)
+        self._review.admit(store, batch.predictions)
+        return joined
 
     def _take(self, store: StoreTransaction, records: Sequence[LogRecord]) -> list[LogRecord]:
         """Move the positions past the records; return those that no other consumer has taken before."""
@@ -248,6 +255,7 @@ class Consumer:
         _count(outcomes)
         self._pseudo_labeller.turn(self._store)
         self._store.forget_predictions(before=now() - _KEEP_PREDICTIONS)
+        self._review.sweep(self._store)
         pending = self._store.pending()
         metrics.JOIN_BACKLOG.set(pending.count)
         metrics.JOIN_OLDEST.set((now() - pending.oldest).total_seconds() if pending.oldest else 0)

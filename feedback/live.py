@@ -69,6 +69,11 @@ class LiveModel:
             get_logger().warning("registry out of reach", reason=str(error))
 
     @property
+    def trained_on(self) -> int:
+        """How many examples the live head was fitted on."""
+        return self._servable.manifest.training_set.count if self._servable else 0
+
+    @property
     def graph(self) -> str | None:
         """The digest of the live graph; vectors of different graphs are never compared."""
         return self._servable.manifest.files[MODEL].sha256 if self._servable else None
@@ -86,5 +91,16 @@ class LiveModel:
         if self._servable is None:
             raise ValueError("there is no live model yet")
         logits, embeddings = self._servable.infer(inputs)
-        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        return shifted / shifted.sum(axis=1, keepdims=True), embeddings
+        return _softmax(logits), embeddings
+
+    def probabilities_of(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """What the live head makes of the live graph's embeddings; None where the graph has no head apart from it."""
+        if self._servable is None or self._servable.head is None:
+            return None
+        return _softmax(self._servable.head.logits(embeddings))
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities

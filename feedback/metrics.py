@@ -14,3 +14,10 @@ EXAMPLES = Gauge("ratchet_examples", "Examples in the store.", ["origin", "split
 PARTITIONS = Gauge("ratchet_consumer_partitions", "Partitions that this consumer holds.")
 FAULTS = Counter("ratchet_consumer_faults_total", "Faults that made the consumer back off, by kind.", ["kind"])
 LIVE_VERSION = Gauge("ratchet_consumer_live_version_info", "The version that new feedback is scored with.", ["version"])
+REVIEW_WAITING = Gauge("ratchet_review_waiting", "Predictions that wait for a human answer.", ["part"])
+ACCURACY = Gauge(
+    "ratchet_accuracy_estimate",
+    "Accuracy on the traffic of 30 days, estimated from answers to what was drawn by lot; the bounds are of 95 %.",
+    ["bound"],
+)
+ACCURACY_ANSWERS = Gauge("ratchet_accuracy_answers", "Answers that the estimate of the accuracy rests on.")

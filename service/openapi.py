@@ -170,7 +170,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     "review": Operation(
         summary="The predictions most worth a human answer",
-        tag="operators",
+        tag="review",
         gives=_json("Review"),
         errors=(422, 503),
         parameters=(_limit(20, 500),),

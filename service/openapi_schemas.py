@@ -197,11 +197,42 @@ def _answers(settings: Settings, task: Task) -> dict[str, Schema]:
             {
                 **review,
                 "output": fields(OUTPUTS[task.name]),
-                "reason": {"type": "string", "enum": ["audit", "least confident"]},
+                "reason": {**TEXT, "description": "Why it is worth an answer."},
+                "score": {**PROBABILITY, "description": "How much there is to learn."},
+                "sampling_probability": {
+                    **nullable(PROBABILITY),
+                    "description": "With which it was drawn by lot; null for one that the strategy chose.",
+                },
                 "at": TIME,
             }
         ),
-        "Review": fields({"predictions": array(ref("ReviewItem"))}),
+        **_review(),
+    }
+
+
+def _review() -> dict[str, Schema]:
+    estimate = {
+        "answers": COUNT,
+        "share": {**nullable(PROBABILITY), "description": "Null without an answer."},
+        **{"low": PROBABILITY, "high": PROBABILITY},
+    }
+    version = fields({"name": TEXT, **estimate})
+    return {
+        "Accuracy": fields(
+            {"days": COUNT, **estimate, "version": {**nullable(version), "description": "The live one's."}},
+            description="Estimated from the answers to what was drawn by lot, with a 95 % interval.",
+        ),
+        "Review": fields(
+            {
+                "predictions": array(ref("ReviewItem")),
+                "waiting": fields({"drawn": COUNT, "chosen": COUNT}),
+                "budget": fields(
+                    {"per_day": nullable(COUNT), "answered": COUNT, "left": nullable(COUNT)},
+                    description="Answers in 24 hours: `review_budget`, null where there is no limit.",
+                ),
+                "accuracy": ref("Accuracy"),
+            }
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""What operators ask and order: versions, promotions, holds, training, review."""
+"""What operators ask and order: versions, promotions, holds, training."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -16,7 +16,7 @@ from core.settings import Role
 from service.auth import Caller
 from service.problems import JsonResponse
 from service.program import Program
-from service.schemas import parse_hold, parse_limit, parse_reason, parse_version, show_review, show_version, stable_id
+from service.schemas import parse_hold, parse_limit, parse_reason, parse_version, show_version, stable_id
 from service.web import Endpoint, header, read_document
 
 
@@ -140,13 +140,6 @@ async def train(program: Program, request: Request, caller: Caller) -> Response:
     return JsonResponse({"command_id": command_id}, status_code=202)
 
 
-async def review(program: Program, request: Request, caller: Caller) -> Response:
-    """``GET /v1/review?limit=``: the predictions most worth a human answer."""
-    limit = parse_limit(request.query_params.get("limit"), default=20, most=500)
-    found = await program.ask_store(lambda store: store.review(limit=limit))
-    return JsonResponse({"predictions": [show_review(prediction) for prediction in found]})
-
-
 def _reason(
     program: Program, document: Mapping[str, Any], *, others: tuple[str, ...] = (), required: bool = True
 ) -> str:
@@ -178,5 +171,4 @@ OPERATOR_ENDPOINTS = (
     _operator("POST", "/v1/pause", "pause", pause),
     _operator("POST", "/v1/resume", "resume", resume),
     _operator("POST", "/v1/train", "train", train),
-    _operator("GET", "/v1/review", "review", review),
 )

@@ -98,6 +98,8 @@ class Program:
         self.outbox = Outbox(path, max_bytes=settings.outbox_max_bytes)
         self.drainer = Drainer(path, self.event_log, max_bytes=settings.outbox_max_bytes)
         self.acknowledged = Acknowledged(_ACKNOWLEDGED)
+        #: predictions that somebody was asked about: the review queue need not wait for the log to leave them out
+        self.answered = Acknowledged(_ACKNOWLEDGED)
         self._store: ExampleStore | None = None
         self._store_lock = threading.Lock()
         self._status = StatusFile(settings.home, "service")
@@ -243,17 +245,17 @@ def _cache_folder(settings: Settings) -> Path:
 
 
 class Acknowledged:
-    """The feedback that this process acknowledged of late: until it has an outcome, it is pending and not unknown."""
+    """Ids of what this process acknowledged of late: feedback, say, is pending and not unknown until it has an outcome."""
 
     def __init__(self, limit: int) -> None:
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._limit = limit
 
-    def add(self, feedback_id: str) -> None:
+    def add(self, name: str) -> None:
         """Remember one and forget the oldest."""
-        self._ids[feedback_id] = None
+        self._ids[name] = None
         while len(self._ids) > self._limit:
             self._ids.popitem(last=False)
 
-    def __contains__(self, feedback_id: str) -> bool:
-        return feedback_id in self._ids
+    def __contains__(self, name: str) -> bool:
+        return name in self._ids

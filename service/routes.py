@@ -24,6 +24,7 @@ from service.operators import OPERATOR_ENDPOINTS
 from service.predictions import make_predictions, show_prediction
 from service.problems import HttpError, JsonResponse
 from service.program import Program
+from service.review import REVIEW_ENDPOINT
 from service.schemas import is_id, parse_feedback, parse_predict, show_live, stable_id
 from service.stream import STREAM_ENDPOINT
 from service.web import Endpoint, departed, header, read_document
@@ -67,6 +68,8 @@ async def give_feedback(program: Program, request: Request, caller: Caller) -> R
     check_sizes([record])  # the log would refuse it only after it was acknowledged
     await program.outbox.put(INTERACTIONS, record.key, record.value, name=feedback_id)
     program.acknowledged.add(feedback_id)
+    if said.prediction_id is not None and said.asked:
+        program.answered.add(said.prediction_id)
     FEEDBACK_RECEIVED.labels(kind=said.kind.value).inc()
     return JsonResponse({"feedback_id": feedback_id}, status_code=202)
 
@@ -161,6 +164,7 @@ ENDPOINTS = (
     ),
     Endpoint(method="GET", path="/v1/model", name="model", role=Role.PREDICT, handler=live_model),
     *OPERATOR_ENDPOINTS,
+    REVIEW_ENDPOINT,
     *OPEN_INFERENCE_ENDPOINTS,
     Endpoint(method="GET", path="/livez", name="livez", role=None, handler=alive),
     Endpoint(method="GET", path="/readyz", name="readyz", role=None, handler=ready),

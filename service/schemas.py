@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from core.bundle import is_version_name
 from core.errors import InvalidInput
-from core.events import FeedbackKind, Inputs, Prediction, Target
+from core.events import FeedbackKind, Inputs, Target
 from core.registry import Promotion, Verdict, VersionSummary
 from core.settings import Settings
 from core.tasks import Task
@@ -260,16 +260,4 @@ def _without_labels(evaluation: dict[str, Any]) -> dict[str, Any]:
     return {
         name: {key: item for key, item in value.items() if key != "per_label"} if isinstance(value, dict) else value
         for name, value in evaluation.items()
-    }
-
-
-def show_review(prediction: Prediction) -> dict[str, Any]:
-    """A prediction that waits for a human answer."""
-    return {
-        "prediction_id": prediction.prediction_id,
-        "model_version": prediction.model_version,
-        "inputs": prediction.inputs,
-        "output": prediction.output,
-        "reason": "audit" if prediction.audit_probability is not None else "least confident",
-        "at": prediction.at,
     }

@@ -13,7 +13,7 @@ LINE = re.compile(r"(service|feedback|trainer) (?P<name>ratchet_[a-z_]+)\{(?P<la
 #: what a label may be: few values each, never an id, a text or a user
 LABELS = {
     *("device", "kind", "lane", "origin", "phase", "provider", "reason", "result", "role", "route", "split", "status"),
-    *("precision", "topic", "type", "version"),
+    *("bound", "part", "precision", "topic", "type", "version"),
 }
 
 

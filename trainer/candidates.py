@@ -19,7 +19,7 @@ from trainer.finetune import Recipe, finetune
 from trainer.head import fit_head_of
 from trainer.methods import Budget, get_method
 from trainer.objectives import get_objective
-from trainer.replay import class_balanced
+from trainer.run_selection import choose_new
 from trainer.training_set import ExamplePool
 
 Report = Callable[[str, int, int], None]
@@ -106,7 +106,7 @@ class Candidates:
         settings, pool = self._settings, self._pool
         rng = random.Random(settings.seed)  # noqa: S311  # reproducible sampling, not secrets
         method = get_method(settings.method)
-        new = class_balanced(pool.new, settings.run_examples, rng)
+        new = choose_new(pool.new, self.labels, settings, servable=self._start.servable, rng=rng)
         budget = Budget(ratio=settings.replay_ratio, minimum=settings.replay_minimum)
         old = method.choose(new, pool.old, budget=budget, rng=rng)
         chosen = new + old

@@ -17,6 +17,7 @@ from core.examples import ExampleStore, LeaseKeeper
 from core.logs import get_logger
 from core.probe import ProbeServer
 from core.registry import Registry, RunState, TrainingRun
+from core.selection import get_strategy
 from core.settings import Settings
 from core.status import StatusFile
 from trainer import metrics
@@ -41,6 +42,7 @@ class TrainerLoop:
     def __init__(self, settings: Settings) -> None:
         """Raises BadSettings for what cannot work; what is out of reach is tried again by :meth:`run`."""
         get_method(settings.method)
+        get_strategy(settings.run_selection)
         self._settings = settings
         self._workshop = Workshop(
             settings=settings,

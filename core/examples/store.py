@@ -12,6 +12,7 @@ from core.events import Command, Example, Origin, Outcome, Prediction, Split
 from core.examples import tables
 from core.examples.engine import connected, migrate, open_engine
 from core.examples.leases import LeaseKeeper
+from core.examples.review_view import ReviewReader
 from core.examples.transaction import StoreTransaction
 
 
@@ -137,17 +138,11 @@ class ExampleStore:
         with connected(self._engine, write=False) as connection:
             return connection.execute(query).first() is not None
 
-    def review(self, *, limit: int) -> list[Prediction]:
-        """Unanswered predictions most worth a human answer: drawn audits first, then the least confident."""
-        table = tables.predictions
-        query = (
-            select(table.c.event)
-            .where(table.c.model == self._model, table.c.answered.is_(False))
-            .order_by(table.c.audit.desc(), table.c.confidence)
-            .limit(limit)
-        )
+    @contextmanager
+    def review(self) -> Iterator[ReviewReader]:
+        """The review queue as it is at this moment, for reading."""
         with connected(self._engine, write=False) as connection:
-            return [Prediction.model_validate(row.event) for row in connection.execute(query)]
+            yield ReviewReader(connection, self._model)
 
     def pending(self) -> PendingFeedback:
         """How much feedback waits for its prediction."""

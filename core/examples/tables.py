@@ -63,7 +63,43 @@ predictions = Table(
     Column("answered", Boolean, nullable=False),
     Column("at", UtcDateTime(), nullable=False),
     Index("predictions_at", "model", "at"),
-    Index("predictions_review", "model", "answered", "audit", "confidence"),
+)
+
+#: predictions that wait for a human answer: drawn by lot (with the probability of the draw), or chosen (without)
+review = Table(
+    "review",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("prediction_id", String(64), primary_key=True),
+    Column("lot", Float, nullable=False),
+    Column("probability", Float),
+    Column("doubt", Float, nullable=False),
+    Column("score", Float),
+    Column("reason", Text, nullable=False),
+    #: in the order of the strategy's choice, from 0
+    Column("place", Integer),
+    #: digest of the graph that made the embedding; vectors of different graphs are never compared
+    Column("graph", String(64)),
+    Column("embedding", LargeBinary),
+    Column("answered", Boolean, nullable=False),
+    Column("at", UtcDateTime(), nullable=False),
+    Index("review_place", "model", "answered", "place"),
+    Index("review_lot", "model", "answered", "lot"),
+    Index("review_at", "model", "at"),
+)
+
+#: answers that were asked for, against what the model had said: accuracy is estimated from those with a probability
+review_answers = Table(
+    "review_answers",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("prediction_id", String(64), primary_key=True),
+    Column("model_version", String(64), nullable=False),
+    Column("probability", Float),
+    Column("queued", Boolean, nullable=False),
+    Column("correct", Boolean, nullable=False),
+    Column("at", UtcDateTime(), nullable=False),
+    Index("review_answers_at", "model", "at"),
 )
 
 pending_feedback = Table(

@@ -25,7 +25,7 @@ from tests.service.serving import Served, champion, serving, settings_for
 from tests.support import free_port, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SERVICE_COMMANDS = ["rollback", "pause", "resume", "train", "versions", "promote v-0001"]
+SERVICE_COMMANDS = ["rollback", "pause", "resume", "train", "versions", "review", "promote v-0001"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def test_help_lists_every_command_and_loads_no_framework() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert len(names) == 15
+    assert len(names) == 16
     for name in names:
         assert f" {name} " in done.stdout
     assert done.stdout.strip().endswith("[]")

@@ -116,8 +116,9 @@ def test_a_transaction_that_fails_leaves_nothing(store: ExampleStore) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert (store.positions("c", "t"), store.outbox(), store.examples(), store.outcomes()) == ({}, [], [], [])
-    assert (store.review(limit=9), store.pending().count, store.commands()) == ([], 0, [])
+    assert (store.pending().count, store.commands()) == (0, [])
     with store.transaction() as transaction:
+        assert transaction.predictions(["p1"]) == {}
         assert not transaction.is_marked("done")
         assert transaction.quarantined(target="a") == {}
         assert transaction.put_example(an_example(1), target_at=AT, target_by="f").seq == 1
@@ -280,7 +281,7 @@ def test_what_two_programs_have_sent_takes_no_new_event_with_it(store: ExampleSt
 # the join and the ledger
 
 
-def test_predictions_are_kept_once_and_reviewed_by_their_worth(store: ExampleStore) -> None:
+def test_predictions_are_kept_once(store: ExampleStore) -> None:
     events = [
         a_prediction(1, confidence=0.9),
         a_prediction(2, confidence=0.2),
@@ -293,10 +294,8 @@ def test_predictions_are_kept_once_and_reviewed_by_their_worth(store: ExampleSto
         transaction.add_predictions([])
         assert transaction.predictions(["p1", "p2", "p9"]) == {"p1": events[0], "p2": events[1]}
         assert transaction.predictions([]) == {}
-        transaction.mark_answered("p4")
-        transaction.mark_answered("unknown")
-    assert [item.prediction_id for item in store.review(limit=3)] == ["p3", "p2", "p1"]
-    assert [item.prediction_id for item in store.review(limit=1)] == ["p3"]
+        transaction.mark_answered("p4", "unknown")
+        transaction.mark_answered()
 
 
 def test_a_large_batch_fits_into_one_transaction(store: ExampleStore) -> None:
@@ -321,6 +320,7 @@ def test_feedback_waits_is_taken_once_and_expires(store: ExampleStore) -> None:
     assert timedelta(0) <= now() - waiting.oldest < timedelta(seconds=60)
     with store.transaction() as transaction:
         assert [item.feedback_id for item in transaction.take_pending(["p1", "p7"])] == ["f1", "f4"]
+        assert transaction.predictions(["p1"]) == {}
         assert transaction.take_pending(["p1"]) == []
         assert transaction.take_expired(before=waiting.oldest) == []
         assert len(transaction.take_expired(before=now() + timedelta(seconds=1), limit=1)) == 1
@@ -363,7 +363,8 @@ def test_old_predictions_are_forgotten(store: ExampleStore) -> None:
     with store.transaction() as transaction:
         transaction.add_predictions([a_prediction(1, at=AT), a_prediction(2, at=AT + timedelta(seconds=2))])
     assert store.forget_predictions(before=AT + timedelta(seconds=1)) == 1
-    assert [item.prediction_id for item in store.review(limit=9)] == ["p2"]
+    with store.transaction() as transaction:
+        assert set(transaction.predictions(["p1", "p2"])) == {"p2"}
 
 
 def test_times_come_back_aware_in_utc_and_exact(store: ExampleStore) -> None:
@@ -394,11 +395,12 @@ def test_models_in_one_database_see_nothing_of_each_other(open_store: Callable[.
         transaction.add_quarantined(a_feedback(2), example_id="e1")
         transaction.add_command(Command(command_id="c"))
         transaction.mark("done")
-    assert (other.examples(), other.review(limit=9), other.pending().count, other.commands()) == ([], [], 0, [])
+    assert (other.examples(), other.pending().count, other.commands()) == ([], 0, [])
     put(other, an_example(1))
     assert [example.seq for example in other.examples()] == [1]
     with other.transaction() as transaction:
         assert not transaction.is_marked("done")
+        assert transaction.predictions(["p1"]) == {}
         assert transaction.take_pending(["p1"]) == []
         assert transaction.quarantined(target="a") == {}
     assert mine.leases(holder="a", ttl_s=9).acquire("head")

@@ -1,6 +1,7 @@
 """Whom is believed, what is learned from it, and what may judge. The toy model is certain that everything is `alpha`."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from core.events import FeedbackKind, Origin, OutcomeStatus, Split
+from core.examples.review import Waiting
 from tests.feedback.harness import Bench, bench, feedback, prediction
 
 ACCEPTED, QUARANTINED, REJECTED = OutcomeStatus.ACCEPTED, OutcomeStatus.QUARANTINED, OutcomeStatus.REJECTED
@@ -160,14 +162,18 @@ def test_a_confirmation_makes_the_answer_the_target(settled: Bench) -> None:
 
 
 def test_a_rejection_is_noted_teaches_nothing_and_the_review_still_asks(settled: Bench) -> None:
-    settled.settle(prediction(1))
-    assert [event.prediction_id for event in settled.store.review(limit=9)] == ["p1"]
+    made = prediction(1)
+    settled.settle(made)
+    with settled.store.transaction() as transaction:
+        transaction.review.add([Waiting(prediction_id="p1", lot=0.5, probability=None, doubt=0.5, at=made.at)])
     assert _status(settled, feedback(1, 1, kind=FeedbackKind.REJECT)) == [ACCEPTED]
     assert settled.store.examples() == []
-    assert [event.prediction_id for event in settled.store.review(limit=9)] == ["p1"]
+    with settled.store.transaction() as transaction:
+        assert transaction.review.members(["p1"]) == {"p1": None}
     settled.settle(feedback(2, 1, "beta"))
     assert (settled.example().target, settled.example().split) == ("beta", Split.TRAIN)
-    assert settled.store.review(limit=9) == []
+    with settled.store.transaction() as transaction:
+        assert transaction.review.members(["p1"]) == {}
 
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -300,6 +306,10 @@ def test_a_seed_that_trains_is_no_audit_whoever_is_asked_about_it(settled: Bench
 
 def test_corrections_judge_by_chance(home: Path) -> None:
     with bench(home, holdout_share=0.5, validation_share=0.0) as found:
-        found.settle(*(feedback(number, target="beta", text=f"{number * 7919:o}") for number in range(60)))
-        splits = [example.split for example in found.store.examples()]
-    assert 15 <= splits.count(Split.HOLDOUT) <= 40
+        with found.store.transaction() as transaction:
+            transaction.mark_seeded(["beta"])
+        for label in ("beta", "new"):
+            found.settle(*(feedback(f"{label}{n}", target=label, text=f"{label} {n * 7919:o}") for n in range(60)))
+        judging = Counter(example.target for example in found.store.examples() if example.split == Split.HOLDOUT)
+    assert 15 <= judging["beta"] <= 40
+    assert judging["new"] == 0, "a label that the seed lacks is learned from all that is said of it"

@@ -20,6 +20,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from core.bundle import Lane
 from core.events import Outcome, OutcomeStatus, Prediction, new_id
 from core.examples import ExampleStore
+from core.examples.review import Waiting
 from core.registry import RunState, TrainingRun, Verdict
 from core.settings import ApiKey, Role
 from core.tasks import TASKS
@@ -168,7 +169,14 @@ def settle(rich: Served, feedback_id: str) -> str:
         )
         output = {"label": "alpha", "score": 0.5, "top": [{"label": "alpha", "score": 0.5}]}
         shown = {"model_version": "v-0001", "task": "text_classification", "inputs": {"text": "hello"}}
-        transaction.add_predictions([Prediction(prediction_id=new_id(), output=output, confidence=0.5, **shown)])
+        made = [Prediction(prediction_id=new_id(), output=output, confidence=0.5, **shown) for _ in range(2)]
+        transaction.add_predictions(made)
+        transaction.review.add(
+            [
+                Waiting(prediction_id=event.prediction_id, lot=0.05, probability=probability, doubt=0.5, at=event.at)
+                for event, probability in zip(made, (None, 0.1), strict=True)
+            ]
+        )
     store.close()
     return "accepted"
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.events import Command, Prediction, now
-from core.examples import ExampleStore
+from core.events import Command, now
 from core.registry import RunState, TrainingRun, Verdict
 from tests.service.serving import (
     Served,
@@ -145,31 +144,3 @@ def test_a_command_to_train_goes_through_the_log(home: Path) -> None:
     assert set(found) == {first.json()["command_id"], again[0]["command_id"]}
     command = found[first.json()["command_id"]]
     assert (command.reason, command.actor) == ("new labels", "local")
-
-
-def test_review_shows_audits_first_then_the_least_confident(home: Path) -> None:
-    settings = settings_for(home)
-    store = ExampleStore(settings.example_store_url, settings.model)
-    store.migrate()
-    made = [
-        Prediction(
-            prediction_id=name,
-            model_version="v-0001",
-            task="text_classification",
-            inputs={"text": name},
-            output={"label": "beta"},
-            confidence=confidence,
-            audit_probability=0.1 if name == "drawn" else None,
-        )
-        for name, confidence in (("sure", 0.9), ("unsure", 0.3), ("drawn", 0.99))
-    ]
-    with store.transaction() as transaction:
-        transaction.add_predictions(made)
-    store.close()
-    with serving(settings, ready=False) as served:
-        shown = served.client.get("/v1/review?limit=2").json()["predictions"]
-    assert [(item["prediction_id"], item["reason"]) for item in shown] == [
-        ("drawn", "audit"),
-        ("unsure", "least confident"),
-    ]
-    assert shown[0]["inputs"] == {"text": "drawn"}

@@ -3,7 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from core.selection.base import Floats, lots
 
-def random(probabilities: NDArray[np.float64], *, seeds: NDArray[np.uint64]) -> NDArray[np.float64]:
+
+def random(probabilities: Floats, *, seeds: NDArray[np.uint64]) -> Floats:
     """A number drawn for each example, the same one whenever it is asked for again."""
-    return np.array([np.random.default_rng(int(seed)).random() for seed in seeds])
+    return lots(seeds)
