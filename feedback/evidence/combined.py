@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 
 from feedback.evidence.annotators import capped_weights, reliability_log_odds
 from feedback.evidence.neighbours import neighbour_votes
+from feedback.evidence.pushing import is_pushing
 from feedback.evidence.ridge import left_out_probabilities
 
 THRESHOLD: Final = 3.0
 """Log-odds against a claim above which it waits; chosen on banking77's and clinc150's train sets (benchmarks/LOG.md)."""
 SOURCE_CAP: Final = 2.0
+PUSHED: Final = 20.0
+"""What is added against a claim whose source pushes its target: more than any evidence is worth."""
 _FLOOR: Final = 1e-4
 _EVEN: Final = 0.1
 """A claim of which the others make a probability so high counts half in the second round."""
@@ -51,9 +54,10 @@ def claim_scores(claims: Claims, *, cap: float = SOURCE_CAP) -> NDArray[np.float
     targets, rows = claims.targets[first:], np.arange(len(claims.sources))
     weights = np.ones(len(claims.targets))
     capped = capped_weights(claims.sources, claims.answers * claims.labels + targets, cap=cap)
+    pushed = is_pushing(claims.sources, targets)
     belief = np.ones(len(rows))
     for _ in range(2):
-        weights[first:] = capped * belief
+        weights[first:] = np.where(pushed, 0.0, capped * belief)
         head = left_out_probabilities(claims.embeddings, claims.targets, weights, labels=claims.labels)[first:]
         votes = neighbour_votes(claims.embeddings, claims.targets, weights, asked=first + rows, labels=claims.labels)
         found = (head + votes) / 2
@@ -63,5 +67,5 @@ def claim_scores(claims: Claims, *, cap: float = SOURCE_CAP) -> NDArray[np.float
     rival[rows, targets] = 0.0
     against = np.log(rival.max(axis=1) + _FLOOR) - np.log(mine + _FLOOR)
     right = 1 / (1 + np.exp(against - THRESHOLD))
-    scores: NDArray[np.float64] = against - reliability_log_odds(claims.sources, right)
+    scores: NDArray[np.float64] = against - reliability_log_odds(claims.sources, right) + PUSHED * pushed
     return scores

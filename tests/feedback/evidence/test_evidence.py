@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from feedback.evidence import THRESHOLD, Claims, claim_scores
 from feedback.evidence.annotators import capped_weights, reliability_log_odds
 from feedback.evidence.neighbours import neighbour_votes
+from feedback.evidence.pushing import is_pushing
 from feedback.evidence.ridge import left_out_probabilities
 
 _LABELS, _SIZE = 4, 16
@@ -102,6 +103,23 @@ def test_fifty_claims_of_one_source_bear_each_other_out_little_more_than_one_alo
 def test_many_sources_can_prove_what_one_cannot() -> None:
     said = claim_scores(_claims([0] * 50, [1] * 50, list(range(50))))
     assert (said <= THRESHOLD).all()
+
+
+@given(seed=st.integers(0, 2**32 - 1), people=st.sampled_from([1, 20, 200]))
+@settings(max_examples=30, deadline=None)
+def test_one_source_that_gathers_at_a_target_pushes_it_and_nobody_else_does(seed: int, people: int) -> None:
+    rng = np.random.default_rng(seed)
+    sources, targets = rng.integers(people, size=2000), rng.integers(50, size=2000)
+    assert not is_pushing(sources, targets).any()
+    pushed = np.concatenate([np.full(50, people), sources]), np.concatenate([np.full(50, 3), targets])
+    assert is_pushing(*pushed).tolist()[:50] == [True] * 50
+
+
+def test_what_one_source_pushes_waits_even_where_the_evidence_is_for_it() -> None:
+    others = [0] * 30 + [1] * 5 + [2] * 30 + [3] * 30
+    said = [1] * 30 + others
+    scores = claim_scores(_claims(said, said, [99] * 30 + list(range(len(others)))))
+    assert (scores > THRESHOLD).tolist() == [True] * 30 + [False] * len(others)
 
 
 def test_no_claims_no_scores() -> None:
