@@ -45,4 +45,5 @@ def capped_weights(sources: NDArray[np.int64], confusions: NDArray[np.int64], *,
     """
     pairs = sources * (int(confusions.max(initial=0)) + 1) + confusions
     _, group, counts = np.unique(pairs, return_inverse=True, return_counts=True)
-    return np.minimum(1.0, cap / counts[group]) ** 2
+    weights: NDArray[np.float64] = np.minimum(1.0, cap / counts[group]) ** 2
+    return weights
