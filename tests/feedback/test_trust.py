@@ -49,7 +49,10 @@ def test_a_stranger_is_believed_where_the_model_agrees(settled: Bench) -> None:
 
 def test_a_stranger_who_contradicts_a_certain_model_waits_for_a_second_source_on_that_text(settled: Bench) -> None:
     (first,) = settled.settle(_stranger(1, "beta")).values()
-    assert (first.status, first.reason) == (QUARANTINED, "contradicts a confident model")
+    assert first.status == QUARANTINED
+    assert first.reason == (
+        "contradicts a confident model: it waits until another source or a trusted key says the same of this text"
+    )
     assert _status(settled, _stranger(2, "beta"), _stranger(3, "beta", text="another text")) == [QUARANTINED] * 2
     assert settled.store.examples() == []
     assert _status(settled, _stranger(4, "beta", annotator="bob")) == [ACCEPTED]
@@ -60,10 +63,22 @@ def test_a_stranger_who_contradicts_a_certain_model_waits_for_a_second_source_on
 
 def test_a_new_label_of_a_stranger_waits_until_somebody_else_uses_it(settled: Bench) -> None:
     (first,) = settled.settle(_stranger(1, "delta", text="x")).values()
-    assert (first.status, first.reason) == (QUARANTINED, "new label from one untrusted source")
+    assert first.status == QUARANTINED
+    assert first.reason.startswith(
+        "new label from one untrusted source: it waits until another source or a trusted key"
+    )
     assert _status(settled, _stranger(2, "delta", text="y")) == [QUARANTINED]
     assert _status(settled, _stranger(3, "delta", text="z", annotator="bob")) == [ACCEPTED]
     assert settled.example().inputs == {"text": "z"}
+
+
+def test_a_trusted_key_that_says_the_same_confirms_who_waited(settled: Bench) -> None:
+    waiting = [_stranger(1, "beta"), _stranger(2, "gamma"), _stranger(3, "beta", text="another text")]
+    assert _status(settled, *waiting) == [QUARANTINED] * 3
+    assert _status(settled, feedback(4, target="beta", text="a text")) == [ACCEPTED]
+    assert settled.example().sources == ["f1", "f4"]
+    settled.settle(feedback(5, target="beta", text="another text"))
+    assert [example.sources for example in settled.store.examples()] == [["f1", "f4"], ["f3", "f5"]]
 
 
 def test_two_strangers_in_one_batch_release_each_other(settled: Bench) -> None:
