@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 # has no hashes of those builds, so hashes are not checked then.
 BACKEND := $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND) --no-verify-hashes)
 
-.PHONY: help setup up test check format docs lock kafka kafka-stop postgres postgres-stop bento clean bench bench-swap bench-overload bench-soak bench-batching bench-recording bench-consumer
+.PHONY: help setup up test chaos check format docs lock kafka kafka-stop postgres postgres-stop bento clean bench bench-swap bench-overload bench-soak bench-batching bench-recording bench-consumer
 
 help: ## show this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.12] [TORCH_BACKEND=cpu|auto]"
@@ -25,6 +25,9 @@ up: $(STAMP) ## train the first model and start the whole loop on http://127.0.0
 
 test: $(STAMP) ## run all tests, or by ARGS="tests/core -x" some; KAFKA_BOOTSTRAP and POSTGRES_URL name real servers
 	@$(if $(strip $(ARGS)),$(BIN)/pytest $(ARGS),$(BIN)/python scripts/suite.py)
+
+chaos: $(STAMP) ## 100,000 corrections while service, consumer and log are killed, disk full (ARGS="--kafka --count 20000")
+	$(BIN)/python -m tests.chaos.run $(ARGS)
 
 check: $(STAMP) ## lint, types, import rules, the lock and the generated documents; all of them, then the verdict
 	@failed=""; run() { echo "$$*"; "$$@" || failed="$$failed $${1##*/}"; }; \

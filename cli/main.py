@@ -23,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+letters = typer.Typer(help="The records that could not be processed.", no_args_is_help=True)
+app.add_typer(letters, name="dead-letters")
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state.", show_default=".ratchet")]
 Url = Annotated[str, typer.Option("--url", help="Where the service answers.")]
@@ -268,6 +270,49 @@ def versions(url: Url = _LOCAL, key: Key = None, as_json: Json = False) -> None:
         _console().print_json(data=found)
     else:
         print_versions(found, _console())
+
+
+@letters.command("list")
+def list_letters(
+    home: Home = None,
+    everything: Annotated[bool, typer.Option("--all", help="Those that were replayed, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the records that could not be processed, with the reason and their place."""
+    from cli.dead_letters import dead_letters, print_letters
+
+    with dead_letters(_settings(home=home)) as found:
+        chosen = found.all() if everything else found.waiting()
+    if as_json:
+        _console().print_json(data=[letter.content.model_dump(mode="json") for letter in chosen])
+    else:
+        print_letters(chosen, _console())
+
+
+@letters.command("show")
+def show_letter(letter: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET.")], home: Home = None) -> None:
+    """Print one as JSON, with the record."""
+    from cli.dead_letters import dead_letters
+
+    with dead_letters(_settings(home=home)) as found:
+        _console().print_json(data=found.find(letter).content.model_dump(mode="json"))
+
+
+@letters.command("replay")
+def replay_letters(
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PLACE]...", help="TOPIC/PARTITION/OFFSET, one or several; none: all."),
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Put records back into their topic, where they are tried anew. Exit code 1: some were kept only in part."""
+    from cli.dead_letters import dead_letters
+    from cli.dead_letters import replay_letters as replay_them
+
+    with dead_letters(_settings(home=home)) as found:
+        complete = replay_them(found, places or [], _console())
+    raise typer.Exit(0 if complete else 1)
 
 
 def main() -> None:

@@ -185,6 +185,8 @@ class DeadLetter(Event):
     #: the number of bytes that the record has, where only its beginning is kept here
     cut_from: int | None = None
     reason: str
+    #: when an operator put the record back into its topic; None: nobody has
+    replayed_at: AwareDatetime | None = None
 
 
 AnyEvent = Annotated[Prediction | Feedback | Command | Example | DeadLetter, Field(discriminator="type")]

@@ -238,7 +238,7 @@ def cli_page() -> str:
     """docs/cli.md."""
     page = _MADE + _COMMANDS
     for name, command in commands().items():
-        arguments = "".join(f" {item.name.upper()}" for item in command.params if item.param_type_name == "argument")
+        arguments = "".join(_argument(item) for item in command.params if item.param_type_name == "argument")
         options = " [OPTIONS]" if any(item.param_type_name == "option" for item in command.params) else ""
         page += f"\n## ratchet {name}\n\n`ratchet {name}{arguments}{options}`\n\n{command.help}\n"
         if command.params:
@@ -253,12 +253,20 @@ def commands() -> dict[str, Any]:
     from cli.main import app  # noqa: PLC0415
 
     group: Any = typer.main.get_command(app)
-    return dict(group.commands)
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        parts = getattr(command, "commands", {"": command})  # a group's own commands, by their full names
+        found |= {f"{name} {part}".strip(): item for part, item in parts.items()}
+    return found
+
+
+def _argument(item: Any) -> str:
+    return f" {item.name.upper()}" if item.required else f" [{item.name.upper()}]"
 
 
 def _parameter(item: Any) -> tuple[str, str, str]:
     if item.param_type_name == "argument":
-        return f"`{item.name.upper()}`", "needed", item.help or "the version's name"
+        return f"`{item.name.upper()}`", "needed" if item.required else "", item.help or "the version's name"
     shown = item.show_default if isinstance(item.show_default, str) else item.default
     default = "" if shown is None or shown is False else f"`{shown}`"
     what = f"{item.help} Also from `{item.envvar}`." if item.envvar else item.help
