@@ -94,6 +94,7 @@ def _examples(settings: Settings) -> dict[str, Any]:
             "feedback": store.outcome_counts(),
             "waiting_for_prediction": pending.count,
             "outbox": store.outbox_size(),
+            "parked_until_upgraded": store.parked_count(),
         }
     finally:
         store.close()

@@ -83,6 +83,11 @@ class MalformedEvent(BadRecord):
 class UnsupportedSchema(BadRecord):
     """The event was written by a newer Ratchet; upgrade this program to read it."""
 
+    def __init__(self, message: str, *, schema_version: int) -> None:
+        """Say what was found, and the version of records that a program must read."""
+        super().__init__(message)
+        self.schema_version = schema_version
+
 
 class InvalidInput(BadRecord):
     """The inputs do not fit the task."""

@@ -211,7 +211,8 @@ def decode(value: bytes) -> Prediction | Feedback | Command | Example | DeadLett
         version = _schema_version(value)
         if version is not None and version > SCHEMA_VERSION:
             raise UnsupportedSchema(
-                f"the event has schema_version {version}, this program reads up to {SCHEMA_VERSION}; upgrade it"
+                f"the event has schema_version {version}, this program reads up to {SCHEMA_VERSION}; upgrade it",
+                schema_version=version,
             ) from error
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "event"

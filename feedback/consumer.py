@@ -8,14 +8,15 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Final
 
-from core.errors import BadRecord, Conflict, RatchetError, Retryable
+from core.errors import BadRecord, Conflict, RatchetError, Retryable, UnsupportedSchema
 from core.eventlog import open_log
 from core.eventlog.base import EventLog, LogRecord, NewRecord, Subscription
-from core.events import DEAD_LETTERS, INTERACTIONS, DeadLetter, Event, Outcome, decode, new_id, now
-from core.examples import ExampleStore, StoreTransaction
+from core.events import DEAD_LETTERS, INTERACTIONS, SCHEMA_VERSION, DeadLetter, Event, Outcome, decode, new_id, now
+from core.examples import ExampleStore, ParkedRecord, StoreTransaction
 from core.logs import get_logger
 from core.masking import Masker
 from core.masking.records import mask_bytes, mask_event
@@ -86,6 +87,7 @@ class Consumer:
                         self._store.migrate()
                         while not self._stop.is_set() and self._assessor.catch_up(self._store):
                             self._beat = time.monotonic()
+                        self._take_in_parked()
                         self._start_over_where_lost()
                         subscription = self._log.subscribe(INTERACTIONS, self._consumer, self._stored_positions)
                     self._turn(subscription)
@@ -158,14 +160,39 @@ class Consumer:
 
     def _settle(self, records: Sequence[LogRecord]) -> None:
         with self._store.transaction() as store:
-            fresh = self._take(store, records)
-            events = [event for record in fresh if (event := self._decode(store, record)) is not None]
-            batch = Batch.of(events, model=self._settings.model)
-            for command in batch.commands:
-                store.add_command(command)
-            outcomes = self._assessor.assess(store, self._joined(store, batch))
+            events, outcomes = self._apply(store, self._take(store, records))
         for event in events:
             metrics.EVENTS.labels(type=getattr(event, "type", "other")).inc()
+        _count(outcomes)
+
+    def _apply(self, store: StoreTransaction, records: Sequence[LogRecord]) -> tuple[list[Event], list[Outcome]]:
+        events = [event for record in records if (event := self._decode(store, record)) is not None]
+        batch = Batch.of(events, model=self._settings.model)
+        for command in batch.commands:
+            store.add_command(command)
+        return events, self._assessor.assess(store, self._joined(store, batch))
+
+    def _take_in_parked(self) -> None:
+        """Settle what a newer Ratchet wrote before this program was upgraded, as far as it can be read now."""
+        while not self._stop.is_set() and (
+            found := self._store.parked(schema_version=SCHEMA_VERSION, limit=self._settings.consumer_batch)
+        ):
+            self._beat = time.monotonic()
+            for parked in found:
+                self._settle_parked(parked)
+
+    def _settle_parked(self, parked: ParkedRecord) -> None:
+        outcomes: list[Outcome] = []
+        try:
+            with self._store.transaction() as store:
+                _, outcomes = self._apply(store, [_as_read(item) for item in store.parked.remove([parked])])
+        except (Retryable, Conflict):
+            raise
+        except Exception as error:  # as in the log, one record must not hold up the others
+            get_logger().exception("parked record dead-lettered", offset=parked.offset)
+            with self._store.transaction() as store:
+                for item in store.parked.remove([parked]):
+                    self._dead_letter(store, _as_read(item), f"{type(error).__name__}: {error}", kind="fault")
         _count(outcomes)
 
     def _joined(self, store: StoreTransaction, batch: Batch) -> list[Joined]:
@@ -189,6 +216,12 @@ class Consumer:
         """The event, masked again: the service that wrote it may be older, or of other settings."""
         try:
             return mask_event(decode(record.value), self._masker, self._key)
+        except UnsupportedSchema as error:
+            value, key = mask_bytes(record.value, self._masker), self._masker.mask(record.key)
+            masked = {**asdict(record), "value": value, "key": key}
+            store.parked.add(ParkedRecord(**masked, schema_version=error.schema_version))
+            get_logger().warning("parked until this program is upgraded", offset=record.offset, reason=str(error))
+            return None
         except BadRecord as error:
             self._dead_letter(store, record, str(error), kind=type(error).__name__)
             return None
@@ -260,6 +293,7 @@ class Consumer:
         metrics.JOIN_BACKLOG.set(pending.count)
         metrics.JOIN_OLDEST.set((now() - pending.oldest).total_seconds() if pending.oldest else 0)
         metrics.OUTBOX.set(self._store.outbox_size())
+        metrics.PARKED.set(self._store.parked_count())
         for (origin, split), count in self._store.example_counts().items():
             metrics.EXAMPLES.labels(origin=origin, split=split).set(count)
         positions = self._store.positions(self._consumer, INTERACTIONS)
@@ -273,6 +307,17 @@ class Consumer:
         get_logger().warning("backing off", reason=str(error), seconds=wait, attempt=self._failures, fault=new_id())
         self._status.write("backing off", str(error))
         self._stop.wait(wait)
+
+
+def _as_read(parked: ParkedRecord) -> LogRecord:
+    return LogRecord(
+        topic=parked.topic,
+        partition=parked.partition,
+        offset=parked.offset,
+        key=parked.key,
+        value=parked.value,
+        at=parked.at,
+    )
 
 
 def _count(outcomes: Sequence[Outcome]) -> None:

@@ -5,6 +5,7 @@ from prometheus_client import Counter, Gauge, Histogram
 EVENTS = Counter("ratchet_events_consumed_total", "Events taken from the log by type.", ["type"])
 OUTCOMES = Counter("ratchet_feedback_outcomes_total", "Feedback by what became of it and why.", ["status", "reason"])
 DEAD_LETTERS = Counter("ratchet_dead_letters_total", "Records that could not be processed, by kind of fault.", ["kind"])
+PARKED = Gauge("ratchet_parked_records", "Records of a newer Ratchet that wait until this program is upgraded.")
 BATCH_SECONDS = Histogram("ratchet_consumer_batch_seconds", "Time that one batch of events takes.")
 LOG_LAG = Gauge("ratchet_log_lag_records", "Records in the log that have not been consumed.", ["topic"])
 JOIN_BACKLOG = Gauge("ratchet_join_backlog", "Feedback that waits for its prediction.")

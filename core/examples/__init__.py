@@ -4,6 +4,7 @@ from core.examples.batch import ExampleBatch
 from core.examples.identity import example_id, normalise, split_of
 from core.examples.leases import Lease, LeaseKeeper
 from core.examples.near import NearRows, NearText, Rank
+from core.examples.parked import ParkedRecord
 from core.examples.store import ExampleStore, PendingFeedback, StoreTransaction
 from core.examples.transaction import Rejection, Stored
 
@@ -14,6 +15,7 @@ __all__ = [
     "LeaseKeeper",
     "NearRows",
     "NearText",
+    "ParkedRecord",
     "PendingFeedback",
     "Rank",
     "Rejection",

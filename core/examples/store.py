@@ -12,6 +12,7 @@ from core.events import Command, Example, Origin, Outcome, Prediction, Split
 from core.examples import tables
 from core.examples.engine import connected, migrate, open_engine
 from core.examples.leases import LeaseKeeper
+from core.examples.parked import ParkedRecord, ParkedRows
 from core.examples.review_view import ReviewReader
 from core.examples.transaction import StoreTransaction
 
@@ -106,6 +107,16 @@ class ExampleStore:
         """How many events wait."""
         with connected(self._engine, write=False) as connection:
             return int(connection.execute(select(func.count()).select_from(tables.outbox)).scalar_one())
+
+    def parked(self, *, schema_version: int, limit: int) -> list[ParkedRecord]:
+        """The oldest records of a newer Ratchet that a program can read now which reads up to ``schema_version``."""
+        with connected(self._engine, write=False) as connection:
+            return ParkedRows(connection, self._model).readable(schema_version=schema_version, limit=limit)
+
+    def parked_count(self) -> int:
+        """How many records of a newer Ratchet wait."""
+        with connected(self._engine, write=False) as connection:
+            return ParkedRows(connection, self._model).count()
 
     # what the service shows
 

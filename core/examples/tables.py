@@ -231,6 +231,21 @@ outbox = Table(
     Column("at", UtcDateTime(), nullable=False),
 )
 
+parked = Table(
+    "parked",
+    metadata,
+    Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    Column("model", String(63), nullable=False),
+    Column("topic", String(100), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("key", String(200), nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("schema_version", Integer, nullable=False),
+    Column("at", UtcDateTime(), nullable=False),
+    Column("parked_at", UtcDateTime(), nullable=False),
+)
+
 leases = Table(
     "leases",
     metadata,

@@ -13,6 +13,7 @@ from core.events import EXAMPLES, Command, Event, Example, Feedback, Origin, Out
 from core.examples import tables
 from core.examples.engine import insert_into
 from core.examples.near import NearRows
+from core.examples.parked import ParkedRows
 from core.examples.review import ReviewWriter
 
 Stored = tuple[Example, datetime, str]
@@ -62,6 +63,8 @@ class StoreTransaction:
         self._model = model
         #: the review queue
         self.review = ReviewWriter(connection, model)
+        #: what a newer Ratchet wrote
+        self.parked = ParkedRows(connection, model)
         # One writer at a time per model: sequence numbers rise in the order of commits, and no update is lost.
         self._insert(tables.counters, {"model": model, "name": "examples", "value": 0})
         counters = tables.counters

@@ -25,7 +25,7 @@ from core.events import (
     decode,
     now,
 )
-from core.examples import ExampleBatch, ExampleStore, StoreTransaction
+from core.examples import ExampleBatch, ExampleStore, ParkedRecord, StoreTransaction
 from core.examples.tables import metadata
 from tests.contracts.store_support import AT, a_feedback, a_prediction, an_example, an_outcome, put
 
@@ -405,3 +405,22 @@ def test_models_in_one_database_see_nothing_of_each_other(open_store: Callable[.
         assert transaction.quarantined(target="a") == {}
     assert mine.leases(holder="a", ttl_s=9).acquire("head")
     assert other.leases(holder="b", ttl_s=9).acquire("head")
+
+
+def test_parked_records_wait_in_order_for_a_program_that_reads_them(store: ExampleStore) -> None:
+    def parked(offset: int, version: int) -> ParkedRecord:
+        return ParkedRecord(
+            topic="t", partition=0, offset=offset, key="a\0b", value=b"\xff{}", schema_version=version, at=now()
+        )
+
+    with store.transaction() as transaction:
+        for offset, version in ((1, 3), (2, 2), (3, 10**30), (4, 2)):
+            transaction.parked.add(parked(offset, version))
+    assert store.parked_count() == 4
+    assert store.parked(schema_version=1, limit=10) == []
+    found = store.parked(schema_version=3, limit=2)
+    assert [(item.offset, item.key, item.value) for item in found] == [(1, "ab", b"\xff{}"), (2, "ab", b"\xff{}")]
+    with store.transaction() as transaction:
+        assert transaction.parked.remove(found) == found
+        assert transaction.parked.remove(found) == [], "another program has had them"
+    assert [item.offset for item in store.parked(schema_version=3, limit=2)] == [4]
