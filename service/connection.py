@@ -21,13 +21,14 @@ class Connection(HttpToolsProtocol):
     head_timeout_s: float
     idle_timeout_s: float
     _alarm: asyncio.TimerHandle | None = None
+    _is_idle = True  # nothing has come since the last request
     _unread = 0  # bytes since the parser last had something to say: a part of a head, of a trailer, or blank lines
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
-        """Wait for the first head."""
+        """Wait for the first head; a pool of connections may be opened long before they are used."""
         super().connection_made(transport)
         self.timeout_keep_alive = self.idle_timeout_s  # type: ignore[assignment] # its timer takes any number
-        self._await_head()
+        self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
@@ -36,9 +37,9 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, as long as there are not too many bytes that make no request."""
+        if self._is_idle:
+            self._await_head()  # from its first byte on; what is no head, such as a body that nobody wanted, has no longer
         self._unread += len(data)
-        if self._alarm is None and (self.cycle is None or self.cycle.response_complete):
-            self._await_head()  # from its first bytes on; before them the connection was idle
         super().data_received(data)
         if self._unread > MAX_HEAD_BYTES:
             self._refuse(_too_large())
@@ -64,19 +65,31 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request; of its head a part may be here."""
-        if self._unread and not self.pipeline and not self.transport.is_closing():
-            self._await_head()
+        """Go on to the next request, or wait for it; of its head a part may be here."""
+        if not self.pipeline and not self.transport.is_closing():
+            if self._unread:
+                self._await_head()
+            else:
+                self._await_request()
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Say that this is not HTTP, in the form of every other error."""
         self._refuse(HttpError(400, "bad_request", msg))
 
+    def _await_request(self) -> None:
+        self._wait(self.idle_timeout_s)
+        self._is_idle = True
+
     def _await_head(self) -> None:
-        self._alarm = self.loop.call_later(self.head_timeout_s, self._is_late)
+        self._wait(self.head_timeout_s)
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._alarm = self.loop.call_later(seconds, self._is_late)
 
     def _stop_waiting(self) -> None:
+        self._is_idle = False
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

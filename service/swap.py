@@ -24,9 +24,10 @@ from service.threads import Backoff, Loop, at_low_priority
 
 _ACTOR: Final = "service"
 _EXPECTED_S: Final = 900.0  # so long a version that was loaded early waits for its promotion
-_PATIENCE_S: Final = (
-    1.0  # for an early load that is under way; then it is loaded once more, with more claim on the processor
-)
+_PATIENCE_S: Final = 1.0
+"""For an early load that is under way; then the version is loaded once more, with more claim on the processor."""
+_REST_S: Final = 2.0
+"""After a flip the requests come first: to free a session and its files keeps them waiting for some 10 ms each."""
 _log = get_logger()
 
 
@@ -91,6 +92,8 @@ class Swapper:
         self._untried: _Untried | None = None
         self._backoff = Backoff(longest_s=30.0)
         self._untidy = False  # the servable has changed and what is not needed any more is still there
+        self._leaving: list[Servable] = []
+        self._rests_until = 0.0
         self._loading = threading.Lock()
         self._remembered: Engine | None = None
         self._loop = Loop("swap", self.step)
@@ -323,7 +326,7 @@ class Swapper:
     def _remember_known_texts(self) -> None:
         """Once for a session, and after all else: the next version that shares it is compared at once then."""
         servable = self.servable
-        if servable is None or servable.engine is self._remembered or self._is_outdated():
+        if servable is None or servable.engine is self._remembered or self._rests() or self._is_outdated():
             return
         self._remembered = servable.engine
         at_low_priority(servable.remember_known_texts)
@@ -394,20 +397,26 @@ class Swapper:
 
     def _let_go(self, before: Servable | None) -> None:
         """Keep only the one before; give the memory of older ones back."""
+        self._leaving += [old for old in (self._resident, self._prepared) if old is not None]
         self._resident, self._prepared, self._untidy = before, None, True
+        self._rests_until = time.monotonic() + (_REST_S if before else 0.0)
         if self._expected is not None and self._expected.version == self._live_version():
             self._expected = None
         self._tidy()
+
+    def _rests(self) -> bool:
+        return time.monotonic() < self._rests_until
 
     def _tidy(self) -> None:
         """Let go of what is not needed any more: at a later look where an operator is trying a version.
 
         That one would lose its files, and the watch does not wait for it: the next entry may be a rollback.
         """
-        if not self._untidy or not self._loading.acquire(blocking=False):
+        if not self._untidy or self._rests() or not self._loading.acquire(blocking=False):
             return
         try:
             self._untidy = False
+            self._leaving.clear()
             forget_cached(self._loader.cache, keep=self._in_use())
         finally:
             self._loading.release()

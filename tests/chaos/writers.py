@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,13 +114,13 @@ class Writers:
             return self._next - 1
 
     def _write(self) -> None:
-        client = _Client(self._port)
-        while (number := self._take()) is not None:
-            said = correction(self._seed, number, total=self._total, labels=self._labels)
-            try:
-                self._send(client, said)
-            except Exception as error:  # a fault of ours must end the run, not a thread
-                self.faults.append(f"{said.key}: {type(error).__name__}: {error}")
+        with closing(_Client(self._port)) as client:
+            while (number := self._take()) is not None:
+                said = correction(self._seed, number, total=self._total, labels=self._labels)
+                try:
+                    self._send(client, said)
+                except Exception as error:  # a fault of ours must end the run, not a thread
+                    self.faults.append(f"{said.key}: {type(error).__name__}: {error}")
 
     def _send(self, client: "_Client", said: Correction) -> None:
         prediction: dict[str, Any] = {}
@@ -181,6 +182,11 @@ class _Client:
             response = connection.getresponse()
             return response.status, dict(json.loads(response.read()))
         except (OSError, http.client.HTTPException, ValueError):
-            connection.close()
-            self._connection = None
+            self.close()
             return 0, {}
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

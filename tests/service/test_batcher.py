@@ -244,7 +244,7 @@ def test_a_small_request_is_not_refused_for_work_that_is_due_after_it(model: Wat
         await asyncio.sleep(0.05)
         assert not small.done()
         with pytest.raises(Overloaded):
-            await batcher.predict(texts("one", "two"), timeout_s=0.01)
+            await batcher.predict(texts("one", "two"), timeout_s=0.001)
         model.gate.set()
         await asyncio.gather(*first, small)
         big.cancel()
