@@ -78,7 +78,7 @@ def check_seed(path: Path, settings: Settings, key: bytes | None, options: SeedO
     rows: list[Row] = []
     faults = list(source.faults)
     if source.rows:
-        columns = find_columns(str(path), source, options)
+        columns = _columns(path, source, options)
         found.columns = columns.how
         rows = _read_rows(source, _RowReader(settings, key or secrets.token_bytes(32), columns, options), faults, found)
     found.rows = len(rows) + len(faults)
@@ -95,6 +95,17 @@ def check_seed(path: Path, settings: Settings, key: bytes | None, options: SeedO
     found.notes = _notes(source, found, key, options)
     found.problem = _problem(found, options)
     return Checked(digest=digest, rows=chosen, found=found)
+
+
+def _columns(path: Path, source: Source, options: SeedOptions) -> Columns:
+    """The columns; where they cannot be told, what could not be read may be why."""
+    try:
+        return find_columns(str(path), source, options)
+    except BadSeedFile as error:
+        if not source.faults:
+            raise
+        unread = f"{len(source.faults)} lines could not be read, the first: {source.faults[0]}"
+        raise BadSeedFile(f"{error} ({unread})") from error
 
 
 def _read_rows(source: Source, reader: "_RowReader", faults: list[str], found: Validation) -> list[Row]:
@@ -146,6 +157,8 @@ def _problem(found: Validation, options: SeedOptions) -> str | None:
         shown = "\n".join(f"  - {fault}" for fault in found.first_faults)
         more = f"\n  … and {found.faults - SHOWN} more" if found.faults > SHOWN else ""
         return f"{found.source}: {found.faults} of {found.rows} lines cannot be used:\n{shown}{more}"
+    if not found.labels:
+        return f"{found.source} has no labelled rows"
     if len(found.labels) < 2:
         return f"{found.source} has only {len(found.labels)} label; a classifier needs two or more"
     return None

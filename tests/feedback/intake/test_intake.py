@@ -147,6 +147,18 @@ def test_what_cannot_be_read_at_all_is_one_error(tmp_path: Path, name: str, cont
         _check(_written(tmp_path, name, content))
 
 
+def test_what_could_not_be_read_is_told_where_the_columns_cannot_be_found(tmp_path: Path) -> None:
+    with pytest.raises(
+        BadSeedFile, match=r"no column looks like the label; .* \(1 lines could not be read, the first: line 2"
+    ):
+        _check(_written(tmp_path, "a.json", '[{"text": "x"},\n{"label": '))
+
+
+@pytest.mark.parametrize("content", ["[]", json.dumps([{"data": {"text": "x"}, "annotations": []}])])
+def test_data_without_a_labelled_row_are_told(tmp_path: Path, content: str) -> None:
+    assert str(_check(_written(tmp_path, "a.json", content)).found.problem).endswith("a.json has no labelled rows")
+
+
 # Label Studio
 
 
