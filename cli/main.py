@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from core.errors import BadSettings, RatchetError
+from core.events import Origin, Split
 from core.logs import configure_logs
 from core.settings import Settings, load_settings
 
@@ -32,6 +33,7 @@ Key = Annotated[str | None, typer.Option("--key", help="API key, where the servi
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _LOCAL = "http://127.0.0.1:3000"
+_SEED_FORMS = "JSON Lines, a JSON array, CSV, TSV, Label Studio's JSON, or a folder of such files."
 
 
 def _settings(**overrides: Any) -> Settings:
@@ -75,7 +77,9 @@ def _program(name: str) -> tuple[Settings, threading.Event]:
 
 @app.command()
 def up(
-    seed: Annotated[Path | None, typer.Option(help="Labelled JSON Lines; without it, the demo data.")] = None,
+    seed: Annotated[
+        Path | None, typer.Option(help="Labelled data, as `ratchet seed` takes them; without it, the demo data.")
+    ] = None,
     home: Home = None,
     port: Annotated[int | None, typer.Option(help="Port of the service.", show_default="3000")] = None,
     kafka: Annotated[
@@ -120,11 +124,67 @@ def trainer() -> None:
 
 
 @app.command()
-def seed(file: Annotated[Path, typer.Argument(help="Labelled JSON Lines.")], home: Home = None) -> None:
-    """Check a labelled file and store it as the first examples."""
-    from cli.seeding import load_seed
+def seed(
+    file: Annotated[Path, typer.Argument(help=_SEED_FORMS)],
+    home: Home = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="The column with the text.", show_default="found by name, else by content")
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(help="The column (Label Studio: the choices) with the label.", show_default="found, too"),
+    ] = None,
+    keep_splits: Annotated[
+        bool, typer.Option("--keep-splits", help="Keep what file names or a column 'split' say; test is the holdout.")
+    ] = False,
+    skip_faults: Annotated[
+        bool, typer.Option("--skip-faults", help="Leave out lines with faults instead of storing nothing.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Report and store nothing. Exit code 1: it cannot be stored.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check labelled data, report what was found, and store them as the first examples."""
+    from cli.seeding import check_file, print_validation, seed_file
+    from feedback.intake import SeedOptions
 
-    load_seed(_settings(home=home), file, _console())
+    options = SeedOptions(
+        text_column=text_column, label_column=label_column, keep_splits=keep_splits, skip_faults=skip_faults
+    )
+    settings, stored = _settings(home=home), None
+    if check:
+        found = check_file(settings, file, options)
+    else:
+        found, report = seed_file(settings, file, options, _console(stderr=as_json))
+        stored = report.stored
+    if as_json:
+        _console().print_json(data={**found.as_json(), "stored": stored})
+    else:
+        print_validation(found, _console())
+    raise typer.Exit(1 if found.problem else 0)
+
+
+@app.command()
+def export(
+    format_name: Annotated[str, typer.Option("--format", help="jsonl, csv or label-studio.")] = "jsonl",
+    split: Annotated[
+        list[Split] | None, typer.Option(help="Only of this split; may be given again.", show_default="all")
+    ] = None,
+    origin: Annotated[
+        list[Origin] | None, typer.Option(help="Only of this origin; may be given again.", show_default="all")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write them here.", show_default="standard output")] = None,
+    home: Home = None,
+) -> None:
+    """Write the stored examples with label, origin, split, trust and sources, in a form that `ratchet seed` reads."""
+    from cli.export import Wanted
+    from cli.export import export as export_examples
+
+    _check_writable(out)
+    wanted = Wanted(splits=split or (), origins=origin or ())
+    count = export_examples(_settings(home=home), format_name, wanted, out)
+    _console(stderr=True).print(f"{count} examples exported")
 
 
 @app.command()

@@ -93,7 +93,7 @@ def test_help_lists_every_command_and_loads_no_framework() -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert len(names) == 16
+    assert len(names) == 17
     for name in names:
         assert f" {name} " in done.stdout
     assert done.stdout.strip().endswith("[]")

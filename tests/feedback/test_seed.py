@@ -137,7 +137,7 @@ def test_a_file_that_cannot_be_used_is_one_error(
         _load(store, _file(tmp_path, content))
 
 
-def test_a_file_that_is_missing_or_a_folder_is_told_as_such(store: ExampleStore, tmp_path: Path) -> None:
-    for path, told in ((tmp_path / "nothing.jsonl", "No such file"), (tmp_path, "Is a directory")):
-        with pytest.raises(BadSeedFile, match=f"cannot be read: {told}"):
+def test_a_file_that_is_missing_or_a_folder_without_data_is_told_as_such(store: ExampleStore, tmp_path: Path) -> None:
+    for path, told in ((tmp_path / "nothing.jsonl", "cannot be read: No such file"), (tmp_path, "has no data files")):
+        with pytest.raises(BadSeedFile, match=told):
             _load(store, path)
