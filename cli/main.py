@@ -320,7 +320,9 @@ def replay_letters(
 @data.command("report")
 def data_report(
     home: Home = None,
-    page: Annotated[Path | None, typer.Option("--html", help="Write the report as a page instead of printing it.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Write the report as a page instead of printing it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what is in the example store: labels, sources, duplicates, what was refused, doubtful labels, coverage, drift."""
