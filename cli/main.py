@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 letters = typer.Typer(help="The records that could not be processed.", no_args_is_help=True)
 app.add_typer(letters, name="dead-letters")
+data = typer.Typer(help="What the loop has learned from.", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state.", show_default=".ratchet")]
 Url = Annotated[str, typer.Option("--url", help="Where the service answers.")]
@@ -373,6 +375,35 @@ def replay_letters(
     with dead_letters(_settings(home=home)) as found:
         complete = replay_them(found, places or [], _console())
     raise typer.Exit(0 if complete else 1)
+
+
+@data.command("report")
+def data_report(
+    home: Home = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Write the report as a page instead of printing it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is in the example store: labels, sources, duplicates, what was refused, doubtful labels, coverage, drift."""
+    # One thread, read when numpy is loaded: the programs beside it need the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from dataclasses import asdict
+
+    from cli.data_report.collect import collect_report
+    from cli.data_report.page import render_page
+    from cli.data_report.show import print_report
+
+    settings = _settings(home=home)
+    _check_writable(page)
+    report = collect_report(settings)
+    if page:
+        page.write_text(render_page(report), encoding="utf-8")
+    if as_json:
+        _console().print_json(data=asdict(report))
+    elif not page:
+        print_report(report, _console())
 
 
 def main() -> None:

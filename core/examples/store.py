@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, delete, func, select
 from core.errors import StoreUnavailable
 from core.events import Command, Example, Origin, Outcome, Prediction, Split
 from core.examples import tables
+from core.examples.content import ContentReader
 from core.examples.engine import connected, migrate, open_engine
 from core.examples.leases import LeaseKeeper
 from core.examples.parked import ParkedRecord, ParkedRows
@@ -154,6 +155,12 @@ class ExampleStore:
         """The review queue as it is at this moment, for reading."""
         with connected(self._engine, write=False) as connection:
             yield ReviewReader(connection, self._model)
+
+    @contextmanager
+    def content(self) -> Iterator[ContentReader]:
+        """What the store holds at this moment, for a report."""
+        with connected(self._engine, write=False) as connection:
+            yield ContentReader(connection, self._model)
 
     def pending(self) -> PendingFeedback:
         """How much feedback waits for its prediction."""

@@ -1,0 +1,1 @@
+"""``ratchet data report``: what is in the example store, as tables and as a page."""
