@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
@@ -16,7 +16,6 @@ from cli.main import app
 from core.errors import InvalidInput, InvalidTarget, RatchetError
 from core.events import Example, Origin, Split
 from core.examples import ExampleStore
-from core.settings import Settings
 from core.tasks import get_task
 from feedback.intake import SeedOptions, check_seed
 from feedback.reading import InputsReader
@@ -25,6 +24,8 @@ from tests.feedback.harness import KEY, settings_for
 TASK = get_task("text_classification")
 ENDINGS = {"jsonl": "jsonl", "csv": "csv", "label-studio": "json"}
 _RARE = st.sampled_from("\"',;\t|=+-@<>&[]{}")
+SETTINGS = settings_for(Path("unused"))
+READER = InputsReader(SETTINGS, KEY)  # to make one takes longer than to use it
 _WORDS = st.text(st.one_of(st.characters(codec="utf-8"), _RARE), min_size=1, max_size=30)
 
 
@@ -74,18 +75,18 @@ def test_what_was_exported_seeds_an_empty_home_with_the_same_examples(
     assert again.read_bytes() == out.read_bytes()
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(sorted(FORMATS)))
 def test_every_example_comes_back_from_every_form(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, format_name: str
 ) -> None:
-    settings = settings_for(Path("unused"))
-    examples = {example.example_id: example for example in data.draw(st.lists(_examples(settings), max_size=6))}
+    examples = {example.example_id: example for example in data.draw(st.lists(_examples(READER), max_size=6))}
     assume(examples)
     file = io.StringIO(newline="")
     FORMATS[format_name](examples.values(), TASK, file)
     path = tmp_path_factory.mktemp("out") / f"x.{ENDINGS[format_name]}"
     path.write_text(file.getvalue(), encoding="utf-8", newline="")
-    checked = check_seed(path, settings, KEY, SeedOptions(keep_splits=True))
+    checked = check_seed(path, SETTINGS, KEY, SeedOptions(keep_splits=True))
     assert checked.found.first_faults == []
     kept = {
         example_id: None if example.split is Split.BARRED else example.split for example_id, example in examples.items()
@@ -96,10 +97,10 @@ def test_every_example_comes_back_from_every_form(
 
 
 @st.composite
-def _examples(draw: st.DrawFn, settings: Settings) -> Example:
+def _examples(draw: st.DrawFn, reader: InputsReader) -> Example:
     """As the store has them: cleaned, masked and checked."""
     try:
-        inputs, identity = InputsReader(settings, KEY).read({"text": draw(_WORDS)})
+        inputs, identity = reader.read({"text": draw(_WORDS)})
         target = TASK.parse_target(draw(_WORDS))
     except (InvalidInput, InvalidTarget):
         assume(False)
