@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from core.errors import RatchetError
+from core.errors import BadRecord, RatchetError
 from core.eventlog import open_log
 from core.eventlog.base import EventLog, NewRecord
 from core.events import DEAD_LETTERS, DeadLetter, decode, encode, now
@@ -55,7 +55,10 @@ class DeadLetters:
         while page := self._log.read(DEAD_LETTERS, positions, limit=_PAGE):
             positions |= {record.partition: record.offset + 1 for record in page}
             for record in page:
-                event = decode(record.value)
+                try:
+                    event = decode(record.value)
+                except BadRecord:  # a newer Ratchet's letter, or no letter at all: the others are shown all the same
+                    continue
                 if isinstance(event, DeadLetter) and event.model == self._model:
                     letter = Letter(key=record.key, content=event)
                     known = found.get(letter.place)

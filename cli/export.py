@@ -15,6 +15,7 @@ from core.examples import ExampleStore
 from core.settings import Settings, entry
 from core.tasks import Task, get_task
 from feedback.intake.tables import EXPORTED_COLUMNS, escape_cell
+from feedback.near.rules import REJECTED
 
 _PAGE: Final = 5_000
 
@@ -75,7 +76,8 @@ def _examples(store: ExampleStore, wanted: Wanted) -> Iterator[Example]:
     while (newest := store.new_examples(after=after).newest_seq) > after:
         through = min(after + _PAGE, newest)
         for example in store.examples(after=after, through=through):
-            if wanted.holds(example) and example.example_id not in seen:
+            is_wrong = example.split_reason == REJECTED  # another store would believe its label
+            if wanted.holds(example) and not is_wrong and example.example_id not in seen:
                 seen.add(example.example_id)
                 yield example
         after = through

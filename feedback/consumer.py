@@ -7,7 +7,7 @@ Killed at any instant and started again, it goes on where the last transaction e
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Final
@@ -87,7 +87,6 @@ class Consumer:
                         self._store.migrate()
                         while not self._stop.is_set() and self._assessor.catch_up(self._store):
                             self._beat = time.monotonic()
-                        self._take_in_parked()
                         self._start_over_where_lost()
                         subscription = self._log.subscribe(INTERACTIONS, self._consumer, self._stored_positions)
                     self._turn(subscription)
@@ -154,7 +153,7 @@ class Consumer:
             except Exception as error:  # whatever it is, one record must not hold up the others
                 if attempt == _TRIES:
                     get_logger().exception("record dead-lettered", partition=record.partition, offset=record.offset)
-                    self._bury(record, f"{type(error).__name__}: {error}")
+                    self._bury(lambda store: self._take(store, [record]), f"{type(error).__name__}: {error}")
             else:
                 return
 
@@ -173,7 +172,7 @@ class Consumer:
         return events, self._assessor.assess(store, self._joined(store, batch))
 
     def _take_in_parked(self) -> None:
-        """Settle what a newer Ratchet wrote before this program was upgraded, as far as it can be read now."""
+        """Settle what a newer Ratchet wrote, as far as this program can read it: it was parked by one that could not."""
         while not self._stop.is_set() and (
             found := self._store.parked(schema_version=SCHEMA_VERSION, limit=self._settings.consumer_batch)
         ):
@@ -182,18 +181,22 @@ class Consumer:
                 self._settle_parked(parked)
 
     def _settle_parked(self, parked: ParkedRecord) -> None:
-        outcomes: list[Outcome] = []
-        try:
-            with self._store.transaction() as store:
-                _, outcomes = self._apply(store, [_as_read(item) for item in store.parked.remove([parked])])
-        except (Retryable, Conflict):
-            raise
-        except Exception as error:  # as in the log, one record must not hold up the others
-            get_logger().exception("parked record dead-lettered", offset=parked.offset)
-            with self._store.transaction() as store:
-                for item in store.parked.remove([parked]):
-                    self._dead_letter(store, _as_read(item), f"{type(error).__name__}: {error}", kind="fault")
-        _count(outcomes)
+        def take(store: StoreTransaction) -> list[LogRecord]:
+            return [_as_read(item) for item in store.parked.remove([parked])]
+
+        for attempt in range(1, _TRIES + 1):
+            try:
+                with self._store.transaction() as store:
+                    _, outcomes = self._apply(store, take(store))
+            except (Retryable, Conflict):
+                raise
+            except Exception as error:  # as in the log, one record must not hold up the others
+                if attempt == _TRIES:
+                    get_logger().exception("parked record dead-lettered", offset=parked.offset)
+                    self._bury(take, f"{type(error).__name__}: {error}")
+            else:
+                _count(outcomes)
+                return
 
     def _joined(self, store: StoreTransaction, batch: Batch) -> list[Joined]:
         joined = join(store, batch)
@@ -226,13 +229,16 @@ class Consumer:
             self._dead_letter(store, record, str(error), kind=type(error).__name__)
             return None
 
-    def _bury(self, record: LogRecord, reason: str) -> None:
-        """Dead-letter a record. Feedback that is lost with it gets its outcome, unless that is what cannot be stored."""
+    def _bury(self, take: Callable[[StoreTransaction], list[LogRecord]], reason: str) -> None:
+        """Dead-letter what ``take`` takes from where it waits.
+
+        Feedback that is lost with it gets its outcome, unless that is what cannot be stored.
+        """
         for settle in (True, False):
             try:
                 outcomes: Sequence[Outcome] = []
                 with self._store.transaction() as store:
-                    for found in self._take(store, [record]):
+                    for found in take(store):
                         self._dead_letter(store, found, reason, kind="fault")
                         if settle:
                             event = decode(found.value)
@@ -283,6 +289,7 @@ class Consumer:
             get_logger().error("not published", topic=topic, key=records[0].key[:80], reason=str(error))
 
     def _sweep(self) -> None:
+        self._take_in_parked()
         with self._store.transaction() as store:
             outcomes = give_up(store, timeout_s=self._settings.join_timeout_s)
         _count(outcomes)

@@ -121,9 +121,10 @@ class ReviewQueue:
         if is_new:
             self._known.clear()
         self._look(pool)
-        fresh = self._embed([row for row in pool if row.prediction_id not in self._known])
+        # One that is known without a stored embedding: the transaction failed that was to store it.
+        fresh = self._embed([row for row in pool if row.prediction_id not in self._known or row.embedding is None])
         vectors = {row.prediction_id: row.embedding for row in pool if row.embedding is not None} | fresh
-        seen = [row for row in pool if row.prediction_id in self._known]
+        seen = [row for row in pool if row.prediction_id in self._known and row.prediction_id in vectors]
         placed = self._place([row for row in seen if not row.answered], [row for row in seen if row.answered], vectors)
         with store.transaction() as transaction:
             transaction.review.set_embeddings(graph, fresh)

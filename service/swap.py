@@ -145,8 +145,14 @@ class Swapper:
     def prepare(self, version: str) -> None:
         """Load a version that an operator wants to promote, and keep it at hand for the swap. Raises as Loader.load."""
         with self._loading:
-            if self._at_hand(version) is None:
-                self._prepared = self._loader.load(version, sharing=self.loaded(), live=self._live_manifest())
+            servable, live = self._at_hand(version), self._live_manifest()
+            if servable is None:
+                self._leaving.clear()
+                self._prepared = self._loader.load(version, sharing=self.loaded(), live=live)
+            elif self._is_expected(servable):
+                if live is not None:
+                    self._loader.check_speed(servable.manifest, live)
+                self._prepared = servable
 
     def expect(self, version: str) -> None:
         """Try a version that may be promoted soon and, where there is room, have it ready. Raises as Loader.expect."""
@@ -296,6 +302,7 @@ class Swapper:
             if (servable := self._at_hand(version)) is not None:
                 return servable
             _log.info("loading", version=version, promotion=candidate.number)
+            self._leaving.clear()  # what it holds may be the memory that is needed
             return self._loader.load(version, sharing=self.loaded(), live=live)
 
     def _is_expected(self, servable: Servable) -> bool:
@@ -311,6 +318,7 @@ class Swapper:
         if not self._loading.acquire(blocking=False):  # an operator is trying a version: at a later look
             return
         try:
+            self._leaving.clear()
             self._resident = self._loader.load(target, sharing=self.loaded())
         except (BundleError, UnknownVersion) as error:
             self._refused[target] = (0, str(error))
@@ -342,7 +350,8 @@ class Swapper:
         return self._live.servable.manifest if self._live else None
 
     def _at_hand(self, version: str) -> Servable | None:
-        return next((servable for servable in self.loaded() if servable.version == version), None)
+        held = [*self.loaded(), *self._leaving]
+        return next((servable for servable in held if servable.version == version), None)
 
     def loaded(self) -> list[Servable]:
         """The servables in memory."""

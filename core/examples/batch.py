@@ -71,6 +71,9 @@ class ExampleBatch:
             self.counts[example.target] += 1
         elif before[0].target != example.target:
             self.retargeted.add(example.example_id)
+            self.counts[example.target] += 1
+            self.counts[before[0].target] -= 1
+            self.counts = +self.counts  # labels without examples are not known
         self._stored[example.example_id] = (example, target_at, target_by)
         self._news[example.example_id] = None
 

@@ -217,4 +217,4 @@ class _RowReader:
         if not self._keep_splits:
             return None
         said = raw.fields.get("split")
-        return SPLIT_NAMES.get(said.strip().lower()) if isinstance(said, str) else raw.split
+        return SPLIT_NAMES.get(said.strip().lower(), raw.split) if isinstance(said, str) else raw.split

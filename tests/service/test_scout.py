@@ -142,3 +142,17 @@ def test_a_swap_to_another_version_leaves_the_files_of_the_one_that_is_expected(
         promote(home, "v-0001")
         wait_until(lambda: served.live() == "v-0001")
         assert (home / "cache" / "service" / "v-0003" / "manifest.json").is_file()
+
+
+def test_an_operator_is_told_that_a_version_which_is_ready_is_too_slow(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scouted(home, monkeypatch) as served:
+        publish(home, "v-0002", edit=loop_of(15_000))
+        wait_until(lambda: is_ready(served, "v-0002"))
+        refused = served.client.post("/v1/versions/v-0002/promote", json={"reason": "a test"})
+        assert refused.status_code == 422
+        assert "the live version takes" in refused.json()["error"]["message"]
+        newest = registry_of(home).promotions.refresh()
+        assert newest is not None
+        assert newest.version == "v-0001", "nothing was written"
