@@ -73,11 +73,17 @@ def test_bad_versions_leave_nothing_behind(steady: Served) -> None:
     for kind, (spoil, _) in KINDS.items():
         if not (home / "made" / name_of(kind)).exists():  # this test ran alone
             spoil(home, name_of(kind))
+    # After the last flip it takes a while until what was fetched for nothing is removed; with a file that is missing in the
+    # registry still at hand, a version is whole.
+    wait_until(lambda: not (loader.cache / name_of("a missing tokenizer")).exists(), what="the cache to be tidy")
     sizes = []
     for turn in range(9):
         for kind in set(KINDS) - SLOW:
-            with pytest.raises(BundleError):
+            try:
                 loader.load(name_of(kind))
+            except BundleError:
+                continue
+            pytest.fail(f"{kind}: taken in round {turn}")
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         sizes.append(process.memory_info().rss / 2**20)
