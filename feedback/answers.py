@@ -9,14 +9,18 @@ from core.tasks import Task
 from feedback.join import Joined
 
 
-def draws_of(store: StoreTransaction, joined: Sequence[Joined]) -> dict[str, float]:
+def members_of(store: StoreTransaction, joined: Sequence[Joined]) -> dict[str, float | None]:
+    """Of the predictions that somebody was asked about those in the review queue, with the probability of their draw."""
+    return store.review.members(item.feedback.prediction_id or "" for item in joined if is_asked(item))
+
+
+def draws_of(joined: Sequence[Joined], members: Mapping[str, float | None]) -> dict[str, float]:
     """The probability of the draw, by feedback id, for answers that tell of all predictions alike.
 
     Those were asked for, of a trusted source, about a prediction that a lot had drawn: the review queue's, or the service's
     for an audit. Volunteered answers are biased, and so are answers about predictions that a strategy chose.
     """
     asked = [item for item in joined if is_asked(item)]
-    members = store.review.members(item.feedback.prediction_id or "" for item in asked)
     found = {}
     for item in asked:
         prediction = item.prediction
@@ -33,13 +37,19 @@ def is_asked(item: Joined) -> bool:
     return event.asked and event.trusted and item.prediction is not None and event.kind != FeedbackKind.IMPLICIT
 
 
-def note_answers(store: StoreTransaction, task: Task, joined: Sequence[Joined], draws: Mapping[str, float]) -> None:
+def note_answers(
+    store: StoreTransaction,
+    task: Task,
+    joined: Sequence[Joined],
+    *,
+    members: Mapping[str, float | None],
+    draws: Mapping[str, float],
+) -> None:
     """Take what was answered off the review queue, and keep whether the model had been right where somebody was asked."""
     # A rejected one stays in the queue: somebody may know what is right.
     settled = [item for item in joined if item.feedback.kind != FeedbackKind.REJECT]
     answered = {item.feedback.prediction_id for item in settled if item.feedback.prediction_id}
     asked = [item for item in joined if is_asked(item)]
-    members = store.review.members(item.feedback.prediction_id or "" for item in asked)
     if answered:
         store.review.answered(answered, asked=False)
         store.review.answered({item.feedback.prediction_id or "" for item in settled if is_asked(item)}, asked=True)

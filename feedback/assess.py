@@ -13,7 +13,7 @@ from core.masking import Masker
 from core.selection import get_score
 from core.settings import Settings
 from core.tasks import get_task
-from feedback.answers import draws_of, note_answers
+from feedback.answers import draws_of, members_of, note_answers
 from feedback.join import Joined
 from feedback.live import LiveModel
 from feedback.near import NearDuplicates
@@ -79,9 +79,10 @@ class Assessor:
 
     def assess(self, store: StoreTransaction, joined: Sequence[Joined]) -> list[Outcome]:
         """Settle feedback, in order; outcomes and examples are written into the transaction."""
-        draws = draws_of(store, joined)
+        members = members_of(store, joined)
+        draws = draws_of(joined, members)
         said, refused = self._claims(joined, draws)
-        note_answers(store, self._task, [claim.joined for claim in said], draws)
+        note_answers(store, self._task, [claim.joined for claim in said], members=members, draws=draws)
         claims = [claim for claim in said if claim.event.kind != FeedbackKind.REJECT]
         batch = ExampleBatch(
             store, example_ids=[claim.identity for claim in said], targets=[claim.target for claim in claims]

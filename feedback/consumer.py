@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from core.errors import BadRecord, Conflict, RatchetError, Retryable, UnsupportedSchema
@@ -38,6 +39,9 @@ _MAX_BACKOFF_S: Final = 30.0
 _LETTER_BYTES: Final = 100_000
 """Of a longer record a dead letter keeps the beginning: as JSON a byte may need six, and a log's records have a limit."""
 _REASON_CHARS: Final = 2_000
+
+_Take = Callable[[StoreTransaction], list[LogRecord]]
+"""Takes records from where they wait, within a transaction; those that somebody else has had are left out."""
 
 
 class Consumer:
@@ -135,41 +139,39 @@ class Consumer:
         """Settle a batch in one transaction; where that fails for a reason of its own, one record after the other."""
         with metrics.BATCH_SECONDS.time():
             try:
-                self._settle(records)
+                self._settle(partial(self._take, records=records))
             except (Retryable, Conflict):
                 raise
             except Exception:  # one that the store refuses, say, or a fault of ours
                 get_logger().exception("batch failed; its records are tried one by one", records=len(records))
                 for record in records:
-                    self._consume_alone(record)
+                    self._consume_alone(record, partial(self._take, records=[record]))
         self._consumed += len(records)
 
-    def _consume_alone(self, record: LogRecord) -> None:
+    def _consume_alone(self, record: LogRecord, take: _Take) -> None:
         for attempt in range(1, _TRIES + 1):
             try:
-                self._settle([record])
+                self._settle(take)
             except (Retryable, Conflict):
                 raise
             except Exception as error:  # whatever it is, one record must not hold up the others
                 if attempt == _TRIES:
                     get_logger().exception("record dead-lettered", partition=record.partition, offset=record.offset)
-                    self._bury(lambda store: self._take(store, [record]), f"{type(error).__name__}: {error}")
+                    self._bury(take, f"{type(error).__name__}: {error}")
             else:
                 return
 
-    def _settle(self, records: Sequence[LogRecord]) -> None:
+    def _settle(self, take: _Take) -> None:
+        """Settle what ``take`` takes from where it waits, in one transaction."""
         with self._store.transaction() as store:
-            events, outcomes = self._apply(store, self._take(store, records))
+            events = [event for record in take(store) if (event := self._decode(store, record)) is not None]
+            batch = Batch.of(events, model=self._settings.model)
+            for command in batch.commands:
+                store.add_command(command)
+            outcomes = self._assessor.assess(store, self._joined(store, batch))
         for event in events:
             metrics.EVENTS.labels(type=getattr(event, "type", "other")).inc()
         _count(outcomes)
-
-    def _apply(self, store: StoreTransaction, records: Sequence[LogRecord]) -> tuple[list[Event], list[Outcome]]:
-        events = [event for record in records if (event := self._decode(store, record)) is not None]
-        batch = Batch.of(events, model=self._settings.model)
-        for command in batch.commands:
-            store.add_command(command)
-        return events, self._assessor.assess(store, self._joined(store, batch))
 
     def _take_in_parked(self) -> None:
         """Settle what a newer Ratchet wrote, as far as this program can read it: it was parked by one that could not."""
@@ -178,25 +180,7 @@ class Consumer:
         ):
             self._beat = time.monotonic()
             for parked in found:
-                self._settle_parked(parked)
-
-    def _settle_parked(self, parked: ParkedRecord) -> None:
-        def take(store: StoreTransaction) -> list[LogRecord]:
-            return [_as_read(item) for item in store.parked.remove([parked])]
-
-        for attempt in range(1, _TRIES + 1):
-            try:
-                with self._store.transaction() as store:
-                    _, outcomes = self._apply(store, take(store))
-            except (Retryable, Conflict):
-                raise
-            except Exception as error:  # as in the log, one record must not hold up the others
-                if attempt == _TRIES:
-                    get_logger().exception("parked record dead-lettered", offset=parked.offset)
-                    self._bury(take, f"{type(error).__name__}: {error}")
-            else:
-                _count(outcomes)
-                return
+                self._consume_alone(_as_read(parked), partial(_unpark, parked=parked))
 
     def _joined(self, store: StoreTransaction, batch: Batch) -> list[Joined]:
         joined = join(store, batch)
@@ -229,7 +213,7 @@ class Consumer:
             self._dead_letter(store, record, str(error), kind=type(error).__name__)
             return None
 
-    def _bury(self, take: Callable[[StoreTransaction], list[LogRecord]], reason: str) -> None:
+    def _bury(self, take: _Take, reason: str) -> None:
         """Dead-letter what ``take`` takes from where it waits.
 
         Feedback that is lost with it gets its outcome, unless that is what cannot be stored.
@@ -314,6 +298,10 @@ class Consumer:
         get_logger().warning("backing off", reason=str(error), seconds=wait, attempt=self._failures, fault=new_id())
         self._status.write("backing off", str(error))
         self._stop.wait(wait)
+
+
+def _unpark(store: StoreTransaction, parked: ParkedRecord) -> list[LogRecord]:
+    return [_as_read(item) for item in store.parked.remove([parked])]
 
 
 def _as_read(parked: ParkedRecord) -> LogRecord:

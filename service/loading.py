@@ -131,10 +131,17 @@ class Loader:
         return at_low_priority(lambda: self._load(bundle, sharing=(), known_answers=not proved))
 
     def check_speed(self, manifest: Manifest, live: Manifest) -> None:
-        """Raise UnservableBundle where a version that :meth:`expect` loaded is much slower than the live one."""
-        seconds = self._passed.get(_graph(manifest))
-        if seconds is not None and _graph(live) != _graph(manifest):
-            self._check_speed(manifest.version, seconds, live)
+        """Raise UnservableBundle where a version that has passed a trial is much slower than the live one."""
+        seconds, of_live = self._passed.get(_graph(manifest)), self._passed.pop(_graph(live), None)
+        if of_live is not None:
+            self._passed[_graph(live)] = of_live  # the last to be forgotten
+        if seconds is None or of_live is None or _graph(live) == _graph(manifest):
+            return
+        if seconds > max(_QUICK_S, self._limits.latency_ratio * of_live):
+            raise UnservableBundle(
+                f"{manifest.version} is too slow: {_ms(seconds)} for one text, the live version takes {_ms(of_live)} "
+                f"and swap_latency_ratio is {self._limits.latency_ratio:g}"
+            )
 
     def _has_room(self, manifest: Manifest) -> bool:
         available = available_bytes()
@@ -173,8 +180,8 @@ class Loader:
                 if seconds is None:
                     seconds = self._hold_trial(self._trial, bundle, early=early)
                     self._remember(manifest.version, graph, seconds)
-        if live is not None and _graph(live) != graph:
-            self._check_speed(manifest.version, seconds, live)
+        if live is not None:
+            self.check_speed(manifest, live)
 
     @contextmanager
     def _turn(self, trial: Trial, *, is_early: bool) -> Iterator[None]:
@@ -209,16 +216,6 @@ class Loader:
                 f"{bundle.manifest.version} is too slow: {_ms(report.seconds)} for one text, at most {_ms(_SLOW_S)}"
             )
         return report.seconds
-
-    def _check_speed(self, version: str, seconds: float, live: Manifest) -> None:
-        of_live = self._passed.pop(_graph(live), None)
-        if of_live is not None:
-            self._passed[_graph(live)] = of_live  # the last to be forgotten
-        if of_live is not None and seconds > max(_QUICK_S, self._limits.latency_ratio * of_live):
-            raise UnservableBundle(
-                f"{version} is too slow: {_ms(seconds)} for one text, the live version takes {_ms(of_live)} "
-                f"and swap_latency_ratio is {self._limits.latency_ratio:g}"
-            )
 
     def _load(self, bundle: ModelBundle, *, sharing: Sequence[Servable], known_answers: bool) -> Servable:
         version = bundle.manifest.version

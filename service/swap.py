@@ -145,13 +145,11 @@ class Swapper:
     def prepare(self, version: str) -> None:
         """Load a version that an operator wants to promote, and keep it at hand for the swap. Raises as Loader.load."""
         with self._loading:
-            servable, live = self._at_hand(version), self._live_manifest()
+            live = self._live_manifest()
+            servable = self._ready(version, live)
             if servable is None:
-                self._leaving.clear()
-                self._prepared = self._loader.load(version, sharing=self.loaded(), live=live)
+                self._prepared = self._load(version, live)
             elif self._is_expected(servable):
-                if live is not None:
-                    self._loader.check_speed(servable.manifest, live)
                 self._prepared = servable
 
     def expect(self, version: str) -> None:
@@ -294,16 +292,25 @@ class Swapper:
 
     def _loaded(self, candidate: Promotion, live: Manifest | None) -> Servable:
         version = candidate.version
-        if (servable := self._at_hand(version)) is not None:  # a rollback waits for nobody who is trying a version
-            if live is not None and self._is_expected(servable):
-                self._loader.check_speed(servable.manifest, live)
+        if (servable := self._ready(version, live)) is not None:  # a rollback waits for nobody who is trying a version
             return servable
         with self._loading:
             if (servable := self._at_hand(version)) is not None:
                 return servable
             _log.info("loading", version=version, promotion=candidate.number)
-            self._leaving.clear()  # what it holds may be the memory that is needed
-            return self._loader.load(version, sharing=self.loaded(), live=live)
+            return self._load(version, live)
+
+    def _ready(self, version: str, live: Manifest | None) -> Servable | None:
+        """A version that is at hand. Raises UnservableBundle where it was loaded early and is much slower than the live one."""
+        servable = self._at_hand(version)
+        if servable is not None and live is not None and self._is_expected(servable):
+            self._loader.check_speed(servable.manifest, live)
+        return servable
+
+    def _load(self, version: str, live: Manifest | None = None) -> Servable:
+        """Load a version. What is about to be let go is, at once: its memory may be needed."""
+        self._leaving.clear()
+        return self._loader.load(version, sharing=self.loaded(), live=live)
 
     def _is_expected(self, servable: Servable) -> bool:
         return self._expected is not None and self._expected.servable is servable
@@ -318,8 +325,7 @@ class Swapper:
         if not self._loading.acquire(blocking=False):  # an operator is trying a version: at a later look
             return
         try:
-            self._leaving.clear()
-            self._resident = self._loader.load(target, sharing=self.loaded())
+            self._resident = self._load(target)
         except (BundleError, UnknownVersion) as error:
             self._refused[target] = (0, str(error))
             _log.warning("a rollback could not return to this version", version=target, reason=str(error))

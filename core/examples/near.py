@@ -6,7 +6,7 @@ from enum import IntEnum
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, and_, bindparam, select, update
+from sqlalchemy import Connection, Table, and_, bindparam, select, update
 
 from core.events import Inputs, Split
 from core.examples import tables
@@ -57,13 +57,7 @@ class NearRows:
 
     def bands(self, keys: Iterable[int]) -> list[tuple[int, str]]:
         """Keys and the examples that have them."""
-        table = tables.near_bands
-        query = select(table.c.band, table.c.example_id)
-        found: list[tuple[int, str]] = []
-        for some in _some(keys):
-            rows = self._connection.execute(query.where(table.c.model == self._model, table.c.band.in_(some)))
-            found += [(row.band, row.example_id) for row in rows]
-        return found
+        return self._rows(tables.near_bands, ("band", "example_id"), keys)
 
     def add_bands(self, rows: Iterable[tuple[int, str]]) -> None:
         """Note that examples have keys."""
@@ -71,13 +65,7 @@ class NearRows:
 
     def pairs(self, ids: Iterable[str]) -> list[tuple[str, str]]:
         """Examples with those near them."""
-        table = tables.near_pairs
-        query = select(table.c.example_id, table.c.other_id)
-        found: list[tuple[str, str]] = []
-        for some in _some(ids):
-            rows = self._connection.execute(query.where(table.c.model == self._model, table.c.example_id.in_(some)))
-            found += [(row.example_id, row.other_id) for row in rows]
-        return found
+        return self._rows(tables.near_pairs, ("example_id", "other_id"), ids)
 
     def add_pairs(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Note that examples are near each other, each pair once."""
@@ -148,6 +136,14 @@ class NearRows:
             .limit(limit)
         )
         return list(self._connection.execute(query).scalars())
+
+    def _rows(self, table: Table, columns: tuple[str, str], values: Iterable[Any]) -> list[tuple[Any, Any]]:
+        """Two columns of the rows of which the first has one of the values."""
+        key, other = (table.c[name] for name in columns)
+        query = select(key, other).where(table.c.model == self._model)
+        return [
+            (one, two) for some in _some(values) for one, two in self._connection.execute(query.where(key.in_(some)))
+        ]
 
     def _insert(self, table: Any, rows: list[dict[str, Any]]) -> None:
         if rows:

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from core.events import Prediction
 from core.examples import tables
+from core.examples.engine import insert_into
 
 _RATE: Final = "review_rate"
 _WHOLE: Final = 2**32  # a rate of 1, as the counter keeps it
@@ -89,7 +89,7 @@ class ReviewWriter:
         """Let predictions wait; ones that wait already, or have been answered, are left alone."""
         if rows:
             values = [{"model": self._model, "reason": "", "answered": False, **vars(row)} for row in rows]
-            self._connection.execute(self._insert(tables.review).on_conflict_do_nothing(), values)
+            self._connection.execute(insert_into(self._connection, tables.review).on_conflict_do_nothing(), values)
 
     def rate(self) -> float:
         """The probability with which predictions are drawn now; 1 until :meth:`set_rate`."""
@@ -107,7 +107,7 @@ class ReviewWriter:
         value = max(1, round(rate * _WHOLE))
         kept = value / _WHOLE
         row = {"model": self._model, "name": _RATE, "value": value}
-        keep = self._insert(tables.counters).values(row)
+        keep = insert_into(self._connection, tables.counters).values(row)
         self._connection.execute(keep.on_conflict_do_update(index_elements=["model", "name"], set_={"value": value}))
         table = tables.review
         drawn = and_(table.c.model == self._model, table.c.answered.is_(False), table.c.probability.is_not(None))
@@ -145,7 +145,9 @@ class ReviewWriter:
         """Note what was answered; of two answers on one prediction the first stays."""
         if answers:
             values = [{"model": self._model, **vars(answer)} for answer in answers]
-            self._connection.execute(self._insert(tables.review_answers).on_conflict_do_nothing(), values)
+            self._connection.execute(
+                insert_into(self._connection, tables.review_answers).on_conflict_do_nothing(), values
+            )
 
     def trim(self, *, chosen: int, before: datetime) -> None:
         """Remove what has waited since before a time, and the least doubtful of more than ``chosen`` chosen ones."""
@@ -184,10 +186,6 @@ class ReviewWriter:
             statement = update(table).where(table.c.model == self._model, table.c.prediction_id == bindparam("id"))
             columns: dict[str, Any] = {name: bindparam(name) for name in ("place", "doubt", "score", "reason")}
             self._connection.execute(statement.values(**columns), rows)
-
-    def _insert(self, table: Any) -> Any:
-        insert = postgresql.insert if self._connection.dialect.name == "postgresql" else sqlite.insert
-        return insert(table)
 
 
 def waiting(connection: Connection, model: str) -> tuple[int, int]:

@@ -329,8 +329,9 @@ class StoreTransaction:
 
     def mark_seeded(self, labels: Iterable[str]) -> None:
         """Note that the seed has these labels, whatever becomes of its examples."""
-        for label in labels:
-            self._insert(tables.counters, {"model": self._model, "name": _label_mark(label), "value": 1})
+        rows = [{"model": self._model, "name": _label_mark(label), "value": 1} for label in labels]
+        if rows:
+            self._insert(tables.counters, *rows)
 
     def seeded(self, labels: Iterable[str]) -> set[str]:
         """Those of these labels that the seed has."""
